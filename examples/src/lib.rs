@@ -1,0 +1,2 @@
+//! Examples: run one with `cargo run -p keystrata-examples --example NAME`.
+#![forbid(unsafe_code)]
