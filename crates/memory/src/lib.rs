@@ -1,0 +1,58 @@
+//! Memory for key bytes: slots that are locked in RAM, left out of core dumps, overwritten on demand and empty in a
+//! forked child.
+//!
+//! ```
+//! use keystrata_memory::{Arena, ArenaConfig};
+//!
+//! let arena = Arena::new(ArenaConfig::default());
+//! let slot = arena.store(&[7; 32])?;
+//! assert_eq!(slot.with_key(|key| key[0]), Some(7));
+//!
+//! assert!(slot.wipe());
+//! assert_eq!(slot.with_key(|key| key[0]), None);
+//! # Ok::<(), keystrata_memory::MemoryError>(())
+//! ```
+//!
+//! A key is read by copying it; the copy is overwritten before [`Slot::with_key`] returns. A reader never sees half a key
+//! nor the key of whoever uses the slot next: it gets the key it was given a handle for, or nothing.
+//!
+//! # What it does not protect
+//! - Code in the same process, a debugger, root, or a hypervisor reads this memory as the process does.
+//! - Registers and spilled temporaries of a copy in use are outside what can be overwritten, and so is what the closure
+//!   given to `with_key` copies. A copy in use on any thread while the process forks is in the child's copy of that stack.
+//! - The caller's `&[u8; 32]` given to [`Arena::store`] stays the caller's to wipe.
+//! - Hibernation writes all of RAM to disk, locked pages included.
+//! - The pages are ordinary memory to the kernel; [`MemoryReport`] says which of the protections are really in place.
+
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+// Loom checks the slot protocol alone: its atomics cannot live in memory that comes zeroed from the kernel.
+#[cfg(not(loom))]
+mod arena;
+#[cfg(not(loom))]
+mod epoch;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod map;
+#[cfg(not(loom))]
+mod process_local;
+mod sync;
+
+#[cfg(not(loom))]
+#[allow(unreachable_pub)] // public for the loom test only
+mod raw;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod raw;
+
+#[cfg(all(not(loom), unix, feature = "test-util"))]
+pub mod test_util;
+
+#[cfg(not(loom))]
+pub use crate::{
+    arena::{Arena, ArenaConfig, MemoryReport, OnUnprotected, Slot},
+    epoch::process_epoch,
+    error::MemoryError,
+    process_local::ProcessLocal,
+};

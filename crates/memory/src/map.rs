@@ -1,0 +1,186 @@
+//! Page-aligned memory from the system, and the protections asked for one by one, so that each can be reported.
+
+#[cfg(not(unix))]
+pub(crate) use self::heap::{Mapping, lock_limit_bytes, page_bytes};
+#[cfg(unix)]
+pub(crate) use self::unix::{Mapping, lock_limit_bytes, page_bytes};
+
+#[cfg(unix)]
+mod unix {
+    use std::{io, ptr::NonNull};
+
+    /// Private anonymous pages, all zero at first, unmapped on drop.
+    #[derive(Debug)]
+    pub(crate) struct Mapping {
+        start: NonNull<u8>,
+        len: usize,
+    }
+
+    // SAFETY: a mapping belongs to the process, not to a thread; the struct only names it.
+    unsafe impl Send for Mapping {}
+
+    impl Mapping {
+        /// Maps `len` bytes, a multiple of the page size.
+        pub(crate) fn new(len: usize) -> io::Result<Self> {
+            // SAFETY: a fresh anonymous mapping at an address of the kernel's choice replaces no memory in use.
+            let start = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    len,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANON,
+                    -1,
+                    0,
+                )
+            };
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let start = NonNull::new(start.cast())
+                .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            Ok(Self { start, len })
+        }
+
+        pub(crate) fn start(&self) -> NonNull<u8> {
+            self.start
+        }
+
+        pub(crate) fn len(&self) -> usize {
+            self.len
+        }
+
+        /// Keeps the pages out of swap.
+        pub(crate) fn lock(&self) -> io::Result<()> {
+            // SAFETY: the range is this mapping; locking changes no byte.
+            check(unsafe { libc::mlock(self.start.as_ptr().cast(), self.len) })
+        }
+
+        /// Leaves the pages out of core dumps.
+        pub(crate) fn keep_out_of_core_dumps(&self) -> io::Result<()> {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            return self.advise(libc::MADV_DONTDUMP);
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        /// Makes the pages read as zero in a child forked from now on.
+        pub(crate) fn wipe_on_fork(&self) -> io::Result<()> {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            return self.advise(libc::MADV_WIPEONFORK);
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+            // SAFETY: the range is this mapping, and neither advice given here changes a byte in this process.
+            check(unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, advice) })
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is this value's own; owners drop it when no reference into it is left.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+
+    fn check(result: libc::c_int) -> io::Result<()> {
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    pub(crate) fn page_bytes() -> usize {
+        // SAFETY: reads a constant of the system.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        usize::try_from(bytes)
+            .ok()
+            .filter(|bytes| bytes.is_power_of_two())
+            .unwrap_or(4096)
+    }
+
+    /// The soft limit on locked memory; `None` if unlimited or unknown.
+    pub(crate) fn lock_limit_bytes() -> Option<u64> {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: `limit` is a valid place for the answer.
+        let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+        #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+        // rlim_t is signed on some systems
+        (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
+    }
+}
+
+#[cfg(not(unix))]
+mod heap {
+    use std::{
+        alloc::{Layout, alloc_zeroed, dealloc},
+        io,
+        ptr::NonNull,
+    };
+
+    /// Heap memory, all zero at first: no protection is known here, and each is refused so that the report says so.
+    #[derive(Debug)]
+    pub(crate) struct Mapping {
+        start: NonNull<u8>,
+        layout: Layout,
+    }
+
+    // SAFETY: heap memory belongs to the process, not to a thread.
+    unsafe impl Send for Mapping {}
+
+    impl Mapping {
+        pub(crate) fn new(len: usize) -> io::Result<Self> {
+            let layout = Layout::from_size_align(len, page_bytes()).map_err(io::Error::other)?;
+            if len == 0 {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            // SAFETY: the size is not zero.
+            let start = unsafe { alloc_zeroed(layout) };
+            let start =
+                NonNull::new(start).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            Ok(Self { start, layout })
+        }
+
+        pub(crate) fn start(&self) -> NonNull<u8> {
+            self.start
+        }
+
+        pub(crate) fn len(&self) -> usize {
+            self.layout.size()
+        }
+
+        pub(crate) fn lock(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(crate) fn keep_out_of_core_dumps(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        /// Without fork there is no child to leak to.
+        pub(crate) fn wipe_on_fork(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: allocated in `new` with this layout; owners drop it when no reference into it is left.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        }
+    }
+
+    pub(crate) fn page_bytes() -> usize {
+        4096
+    }
+
+    pub(crate) fn lock_limit_bytes() -> Option<u64> {
+        None
+    }
+}
