@@ -138,11 +138,7 @@ impl Arena {
         let place = self.take_free()?;
         let generation = next_generation();
         self.slots_used.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot {
-            arena: Arc::clone(self),
-            place,
-            generation,
-        };
+        let slot = Slot { arena: Arc::clone(self), place, generation };
         slot.raw().publish(generation, key);
         Ok(slot)
     }
@@ -150,11 +146,7 @@ impl Arena {
     /// Counts the slots and says which protections are in place. All zero in a forked child.
     pub fn report(&self) -> MemoryReport {
         let count = |value: &AtomicUsize| {
-            if self.is_forked() {
-                0
-            } else {
-                value.load(Ordering::Relaxed)
-            }
+            if self.is_forked() { 0 } else { value.load(Ordering::Relaxed) }
         };
         MemoryReport {
             slots_used: count(&self.slots_used),
@@ -194,16 +186,14 @@ impl Arena {
     /// Maps one more chunk and frees its slots for use.
     fn grow(&self, pool: &mut Pool) -> Result<(), MemoryError> {
         let out_of_memory = |error: io::Error| MemoryError::OutOfMemory(Arc::new(error));
-        let chunk =
-            Mapping::new(CHUNK_BYTES.next_multiple_of(page_bytes())).map_err(out_of_memory)?;
+        let chunk = Mapping::new(CHUNK_BYTES.next_multiple_of(page_bytes())).map_err(out_of_memory)?;
         let slots = chunk.len() / size_of::<RawSlot>();
         let capacity = self.slots_capacity.load(Ordering::Relaxed) + slots;
         let reserved = pool.chunks.try_reserve(1).and_then(|()| {
             let missing = capacity - pool.free.len();
             pool.free.try_reserve_exact(missing)
         });
-        reserved
-            .map_err(|error| out_of_memory(io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
+        reserved.map_err(|error| out_of_memory(io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
 
         let bytes = match chunk.lock() {
             Ok(()) => &self.locked_bytes,
@@ -228,11 +218,7 @@ impl Arena {
         let start = chunk.start().cast::<RawSlot>();
         // In reverse, so that slots are used from the start of the chunk.
         // SAFETY: `index < slots`, so the slot lies within the chunk, whose page alignment suits a `RawSlot`.
-        pool.free.extend(
-            (0..slots)
-                .rev()
-                .map(|index| SlotRef(unsafe { start.add(index) })),
-        );
+        pool.free.extend((0..slots).rev().map(|index| SlotRef(unsafe { start.add(index) })));
         pool.chunks.push(chunk);
         Ok(())
     }
@@ -250,18 +236,14 @@ impl Drop for Arena {
         let pool = pool.into_inner().unwrap_or_else(PoisonError::into_inner);
         for chunk in pool.chunks {
             // SAFETY: the chunk is mapped, and no handle is left to look at it: each holds an `Arc` of this arena.
-            unsafe { std::slice::from_raw_parts_mut(chunk.start().as_ptr(), chunk.len()) }
-                .zeroize();
+            unsafe { std::slice::from_raw_parts_mut(chunk.start().as_ptr(), chunk.len()) }.zeroize();
         }
     }
 }
 
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arena")
-            .field("config", &self.config)
-            .field("report", &self.report())
-            .finish_non_exhaustive()
+        f.debug_struct("Arena").field("config", &self.config).field("report", &self.report()).finish_non_exhaustive()
     }
 }
 

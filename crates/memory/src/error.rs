@@ -7,9 +7,7 @@ use std::{io, sync::Arc};
 #[non_exhaustive]
 pub enum MemoryError {
     /// The system gave no memory for more slots. Wiping keys frees slots.
-    #[error(
-        "no memory for key slots: wipe keys that are no longer needed, or raise the process's memory limit"
-    )]
+    #[error("no memory for key slots: wipe keys that are no longer needed, or raise the process's memory limit")]
     OutOfMemory(#[source] Arc<io::Error>),
     /// The memory cannot be locked in RAM and the policy is [`OnUnprotected::Refuse`](crate::OnUnprotected::Refuse).
     #[error(

@@ -36,8 +36,7 @@ mod unix {
             if start == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
-            let start = NonNull::new(start.cast())
-                .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
             Ok(Self { start, len })
         }
 
@@ -86,28 +85,18 @@ mod unix {
     }
 
     fn check(result: libc::c_int) -> io::Result<()> {
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     pub(crate) fn page_bytes() -> usize {
         // SAFETY: reads a constant of the system.
         let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        usize::try_from(bytes)
-            .ok()
-            .filter(|bytes| bytes.is_power_of_two())
-            .unwrap_or(4096)
+        usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
     }
 
     /// The soft limit on locked memory; `None` if unlimited or unknown.
     pub(crate) fn lock_limit_bytes() -> Option<u64> {
-        let mut limit = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is a valid place for the answer.
         let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
         #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
@@ -142,8 +131,7 @@ mod heap {
             }
             // SAFETY: the size is not zero.
             let start = unsafe { alloc_zeroed(layout) };
-            let start =
-                NonNull::new(start).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            let start = NonNull::new(start).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
             Ok(Self { start, layout })
         }
 

@@ -42,16 +42,8 @@ struct Node<T> {
 impl<T: Send + Sync> ProcessLocal<T> {
     /// Runs `init` now, and once more in each forked child that asks for the value.
     pub fn new(init: impl Fn() -> T + Send + Sync + 'static) -> Self {
-        let node = Node {
-            epoch: process_epoch(),
-            value: OnceLock::from(init()),
-            _older: std::ptr::null_mut(),
-        };
-        Self {
-            init: Box::new(init),
-            first: AtomicPtr::new(Box::into_raw(Box::new(node))),
-            owns: PhantomData,
-        }
+        let node = Node { epoch: process_epoch(), value: OnceLock::from(init()), _older: std::ptr::null_mut() };
+        Self { init: Box::new(init), first: AtomicPtr::new(Box::into_raw(Box::new(node))), owns: PhantomData }
     }
 
     /// Returns the value of this process.
@@ -71,15 +63,8 @@ impl<T: Send + Sync> ProcessLocal<T> {
             }
             // Pushing an empty node and filling it afterwards keeps the list free of locks, so no fork can catch a lock
             // held that the child will need.
-            let fresh = Box::into_raw(Box::new(Node {
-                epoch,
-                value: OnceLock::new(),
-                _older: first,
-            }));
-            match self
-                .first
-                .compare_exchange(first, fresh, Ordering::AcqRel, Ordering::Acquire)
-            {
+            let fresh = Box::into_raw(Box::new(Node { epoch, value: OnceLock::new(), _older: first }));
+            match self.first.compare_exchange(first, fresh, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => first = fresh,
                 Err(theirs) => {
                     // SAFETY: made by `Box::into_raw` above and not published.

@@ -31,13 +31,10 @@ pub struct RawSlot {
 
 impl RawSlot {
     /// An empty slot outside an arena, for model checking.
-    #[cfg(any(loom, test))]
-    #[allow(clippy::new_without_default, missing_docs)]
+    #[cfg(loom)]
+    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self {
-            generation: AtomicU64::new(0),
-            words: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+        Self { generation: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// Puts `key` into a slot that no one else may write and makes it readable under `generation`.
@@ -80,12 +77,7 @@ impl RawSlot {
         // Acquire: the zeros must follow the key's words in each word's order of modification.
         if self
             .generation
-            .compare_exchange(
-                generation,
-                generation | DEAD,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            )
+            .compare_exchange(generation, generation | DEAD, Ordering::Acquire, Ordering::Relaxed)
             .is_err()
         {
             return false;
@@ -104,8 +96,7 @@ impl RawSlot {
     }
 
     /// The words as they are, for tests that look for remains.
-    #[cfg(any(loom, test))]
-    #[allow(missing_docs)]
+    #[cfg(loom)]
     pub fn words(&self) -> [u64; WORDS] {
         std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed))
     }

@@ -16,11 +16,7 @@ pub fn in_forked_child(f: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child has one thread and may find locks of other threads held. What it runs here takes none but the
     // allocator's, which the C library releases in the child, and those of `f`, which is the test's subject.
     let child = unsafe { libc::fork() };
-    assert!(
-        child >= 0,
-        "fork failed: {}",
-        std::io::Error::last_os_error()
-    );
+    assert!(child >= 0, "fork failed: {}", std::io::Error::last_os_error());
     if child == 0 {
         // SAFETY: sets a timer of this child, whose default action ends it.
         unsafe { libc::alarm(CHILD_SECONDS) };
@@ -36,9 +32,6 @@ pub fn in_forked_child(f: impl FnOnce() -> bool) -> bool {
             return libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
         }
         let error = std::io::Error::last_os_error();
-        assert!(
-            error.kind() == std::io::ErrorKind::Interrupted,
-            "lost the child: {error}"
-        );
+        assert!(error.kind() == std::io::ErrorKind::Interrupted, "lost the child: {error}");
     }
 }
