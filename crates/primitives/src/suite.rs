@@ -1,0 +1,44 @@
+//! The cipher suites: one byte fixes the whole family of algorithms.
+
+use std::fmt;
+
+/// A family of algorithms, named by one byte in every envelope and KEK record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Suite {
+    /// Suite 1: XChaCha20-Poly1305 wraps keys, ChaCha20-Poly1305 seals chunks, keyed BLAKE3 derives.
+    #[default]
+    XChaCha20Poly1305 = 1,
+}
+
+impl Suite {
+    /// The suite's byte on the wire.
+    pub const fn to_byte(self) -> u8 {
+        self as u8
+    }
+}
+
+impl TryFrom<u8> for Suite {
+    type Error = UnknownSuite;
+
+    fn try_from(byte: u8) -> Result<Self, UnknownSuite> {
+        match byte {
+            1 => Ok(Self::XChaCha20Poly1305),
+            other => Err(UnknownSuite(other)),
+        }
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::XChaCha20Poly1305 => "XChaCha20-Poly1305",
+        })
+    }
+}
+
+/// A suite byte this release does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown suite {0}; a newer release of keystrata may know it")]
+pub struct UnknownSuite(pub u8);
