@@ -1,0 +1,168 @@
+//! Time as a parameter: what deadlines are counted in, and what the sweeper waits on.
+
+use std::{
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// A moment on two clocks at once.
+///
+/// Boot time never runs backwards and counts through suspend; real time also sees a hypervisor's pause. A deadline has
+/// passed when *either* clock has reached it, so a clock set back never lengthens a key's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Since the machine started, time suspended included.
+    pub boot: Duration,
+    /// Since the Unix epoch, as the system's clock is set.
+    pub real: Duration,
+}
+
+impl Moment {
+    /// This moment `after` later, on both clocks.
+    pub fn after(self, after: Duration) -> Self {
+        Self { boot: self.boot.saturating_add(after), real: self.real.saturating_add(after) }
+    }
+
+    /// Whether `deadline` has been reached on either clock. A deadline itself counts as passed.
+    pub fn has_reached(self, deadline: Self) -> bool {
+        self.boot >= deadline.boot || self.real >= deadline.real
+    }
+
+    /// How long until `deadline`, by the clock that gets there first.
+    pub fn until(self, deadline: Self) -> Duration {
+        let boot = deadline.boot.saturating_sub(self.boot);
+        boot.min(deadline.real.saturating_sub(self.real))
+    }
+}
+
+/// Where the engine gets the time from. [`SystemClock`] outside tests.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// What time it is.
+    fn now(&self) -> Moment;
+
+    /// Blocks the calling thread until `until`, or until `alarm` rings, or a little less long.
+    ///
+    /// `None` waits for the alarm alone. Only the sweeper's own thread calls this.
+    fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>);
+}
+
+/// Wakes the sweeper before its time.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    rings: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Alarm {
+    pub(crate) fn shared() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Ends the present [`Clock::wait`], or the next one if none is under way.
+    pub fn ring(&self) {
+        *self.rings() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the alarm rings, at most `timeout`; then it is silent again.
+    pub fn wait(&self, timeout: Option<Duration>) {
+        let rings = self.rings();
+        let mut rings = match timeout {
+            None => self.changed.wait_while(rings, |rings| !*rings).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                let waited = self.changed.wait_timeout_while(rings, timeout, |rings| !*rings);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        *rings = false;
+    }
+
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn is_ringing(&self) -> bool {
+        *self.rings()
+    }
+
+    fn rings(&self) -> MutexGuard<'_, bool> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The operating system's clocks.
+///
+/// Boot time is `CLOCK_BOOTTIME` on Linux and Android. Elsewhere it is the monotonic clock, which on some systems
+/// stands still while the machine is suspended; there the real clock alone sees a suspend.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl SystemClock {
+    /// A thread's timer stands still while the machine is suspended and knows nothing of a clock that is set. Waking at
+    /// least this often bounds how late a deadline that passed meanwhile is noticed.
+    pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Moment {
+        let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Moment { boot: boot_time(), real }
+    }
+
+    fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
+        alarm.wait(until.map(|until| self.now().until(until).min(Self::LONGEST_WAIT)));
+    }
+}
+
+#[cfg(unix)]
+fn boot_time() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(CLOCK);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default())
+}
+
+#[cfg(not(unix))]
+fn boot_time() -> Duration {
+    use std::{sync::LazyLock, time::Instant};
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_deadline_passes_on_whichever_clock_gets_there_first() {
+        let start = Moment { boot: SECOND, real: 100 * SECOND };
+        let deadline = start.after(10 * SECOND);
+        assert!(!start.after(10 * SECOND - Duration::from_nanos(1)).has_reached(deadline));
+        assert!(start.after(10 * SECOND).has_reached(deadline));
+        let paused_by_hypervisor = Moment { boot: 2 * SECOND, real: 200 * SECOND };
+        assert!(paused_by_hypervisor.has_reached(deadline));
+        let set_back = Moment { boot: 20 * SECOND, real: SECOND };
+        assert!(set_back.has_reached(deadline));
+        assert_eq!(set_back.until(deadline), Duration::ZERO);
+        assert_eq!(start.until(deadline), 10 * SECOND);
+    }
+
+    #[test]
+    fn an_alarm_that_rang_before_the_wait_ends_it() {
+        let alarm = Alarm::shared();
+        alarm.ring();
+        alarm.wait(None);
+        assert!(!alarm.is_ringing());
+    }
+
+    #[test]
+    fn the_system_clock_moves_forward_and_knows_the_year() {
+        let first = SystemClock.now();
+        let second = SystemClock.now();
+        assert!(second.boot >= first.boot);
+        assert!(first.real > Duration::from_secs(1_700_000_000));
+    }
+}
