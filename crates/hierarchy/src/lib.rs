@@ -1,17 +1,71 @@
-//! The key-hierarchy engine of Keystrata.
+//! The key-hierarchy engine of Keystrata: account KEKs under a root key, with a cache that bounds how long a key lives.
+//!
+//! A **root key** stays in a KMS. Each account has a **KEK** that the root key wraps; each sealed object has a **DEK** of
+//! its own that the KEK wraps. A decrypted KEK stays in memory for a bounded time and is then overwritten, so a service
+//! that seals millions of objects makes a handful of KMS calls.
+//!
+//! ```
+//! # use keystrata_hierarchy::{MemoryKekStore, test_util::ScriptedRootKey};
+//! use std::time::Duration;
+//! use keystrata_hierarchy::{Context, Hierarchy};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (root, store) = (ScriptedRootKey::new("test:root"), MemoryKekStore::new());
+//! let keys = Hierarchy::builder()
+//!     .root_key(root) // keystrata_kms::LocalRootKey, or an adapter of yours
+//!     .store(store) // keystrata_store::SqliteKekStore
+//!     .kek_ttl(Duration::from_secs(300))
+//!     .build()?;
+//! let acme = keys.account("acme")?;
+//! let sealed = acme.seal(b"4111 1111 1111 1111", &Context::new().with("row", "42")).await?;
+//! let plain = acme.open(&sealed, &Context::new().with("row", "42")).await?;
+//! assert_eq!(plain, b"4111 1111 1111 1111");
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(example())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it promises
+//! - No operation that begins later than the TTL after the KMS was asked uses that KEK, and its bytes are overwritten by
+//!   then, within a second where the machine was suspended or its clock set.
+//! - A miss costs one KMS call, however many callers wait for it. (Losing a race to make an account's first KEK costs one
+//!   more.)
+//! - Nothing is sealed under a KEK that is not durably stored; creators at once, in any number of processes, end with one
+//!   KEK that all use.
+//! - An envelope opens under its own account, KEK and context only.
+//!
+//! # What it does not
+//! See `docs/threat-model.md`: code in the same process, root, registers, and the buffers of a KMS client are outside what
+//! can be wiped here.
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod account;
+mod cache;
 pub mod clock;
+mod engine;
+mod enveloped;
+mod error;
+mod flight;
+mod hierarchy;
 mod root;
 mod store;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 
-pub use keystrata_primitives::{Context, ContextError, KekId, KekVersion, KeyPath, PathError, RootKeyId, SecretKey};
+pub use keystrata_memory::{MemoryError, MemoryReport, OnUnprotected};
+pub use keystrata_primitives::{
+    Context, ContextError, KekId, KekRecord, KekState, KekVersion, KeyPath, PathError, RootKeyId, SecretKey,
+    envelope::EnvelopeError,
+};
 
 pub use self::{
+    account::Account,
     clock::{Clock, SystemClock},
+    enveloped::{Enveloped, EnvelopedError},
+    error::{BuildError, KeyError, OpenError, SealError},
+    hierarchy::{Hierarchy, HierarchyBuilder},
     root::{Cause, GeneratedKey, RootContext, RootKey, RootKeyError},
     store::{Creation, KekStore, MemoryKekStore, StoreError},
 };

@@ -140,9 +140,7 @@ impl RootContext {
 
     /// The context of a KEK.
     pub fn of_kek(identity: &KekIdentity) -> Self {
-        Self {
-            pairs: vec![(Self::ACCOUNT, policy_text(&identity.path)), (Self::KEK_ID, identity.id.to_string())],
-        }
+        Self { pairs: vec![(Self::ACCOUNT, policy_text(&identity.path)), (Self::KEK_ID, identity.id.to_string())] }
     }
 
     /// The pairs, sorted by name.
@@ -165,11 +163,7 @@ impl RootContext {
 fn policy_text(path: &KeyPath) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._@:=+-".contains(&b);
     let segments = path.segments().map(|segment| {
-        if segment.bytes().all(is_plain) {
-            segment.to_owned()
-        } else {
-            format!("~{}", URL_SAFE_NO_PAD.encode(segment))
-        }
+        if segment.bytes().all(is_plain) { segment.to_owned() } else { format!("~{}", URL_SAFE_NO_PAD.encode(segment)) }
     });
     segments.collect::<Vec<_>>().join("/")
 }

@@ -1,0 +1,121 @@
+//! A handle to one account: seal and open.
+
+use std::{fmt, sync::Arc};
+
+use keystrata_primitives::{
+    Context, Kek, KeyPath,
+    envelope::{self, Header},
+};
+
+use crate::{
+    engine::{AccountState, Engine},
+    error::{OpenError, SealError},
+};
+
+/// How often a KEK that was loaded and then overwritten before it could be used is loaded again into the cache. After
+/// that the operation gets a KEK of its own, so a cache far too small for its traffic costs calls, never progress.
+const CACHED_TRIES: usize = 2;
+
+/// One account of a [`Hierarchy`](crate::Hierarchy). Cheap to clone; clones are the same account.
+///
+/// Sealing and opening run on the calling thread, at about a gigabyte a second: hand objects of many megabytes to
+/// `tokio::task::block_in_place` or a blocking thread if other tasks must not wait that long.
+#[derive(Clone)]
+pub struct Account {
+    engine: Arc<Engine>,
+    state: Arc<AccountState>,
+}
+
+impl Account {
+    pub(crate) fn new(engine: Arc<Engine>, path: KeyPath) -> Self {
+        let state = engine.account(path);
+        Self { engine, state }
+    }
+
+    /// Who the account is.
+    pub fn path(&self) -> &KeyPath {
+        &self.state.path
+    }
+
+    /// Seals `plaintext` under a DEK of its own and returns the envelope.
+    ///
+    /// `context` is authenticated, not stored: [`open`](Self::open) needs the same pairs. Name the object in it.
+    ///
+    /// The first seal of an account makes its KEK and stores it durably first. While the KEK is in memory sealing costs no
+    /// KMS call; otherwise one, shared by all callers who wait for the same KEK.
+    ///
+    /// # Errors
+    /// - [`SealError::Key`]: the KEK could not be had; [`KeyError::is_retryable`](crate::KeyError::is_retryable) says
+    ///   whether to try again.
+    /// - [`SealError::Context`]: a name given twice, an empty name, more than 64 pairs or 8 KiB. Nothing was looked up.
+    /// - [`SealError::TooLong`]: 64 TiB or more.
+    /// - [`SealError::Randomness`]: the operating system gave no random bytes.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe at any point. A KMS call under way goes on for whoever else waits, and its result is
+    /// kept; a KEK that was being made may be in the store afterwards, and the next seal uses it.
+    pub async fn seal(&self, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, SealError> {
+        let seal = |kek: &Kek<'_>| envelope::seal(kek, context, plaintext);
+        let now = self.engine.now();
+        if let Some(kek) = Engine::primary_at_hand(&self.state, now)
+            && let Some(sealed) = kek.with_key(now, seal)
+        {
+            return Ok(sealed?);
+        }
+        // Before a KEK is made or a call is paid for.
+        context.encode()?;
+        if envelope::sealed_len(plaintext.len()).is_none() {
+            return Err(SealError::TooLong { len: plaintext.len() });
+        }
+        for _ in 0..CACHED_TRIES {
+            let kek = self.engine.primary(&self.state).await?;
+            if let Some(sealed) = kek.with_key(self.engine.now(), seal) {
+                return Ok(sealed?);
+            }
+        }
+        let kek = self.engine.primary_once(&self.state).await?;
+        Ok(kek.with_key(seal)?)
+    }
+
+    /// Opens `envelope` and returns its plaintext.
+    ///
+    /// `context` must hold the pairs given to [`seal`](Self::seal). While the KEK is in memory opening costs no KMS call;
+    /// otherwise one, shared by all callers who wait for the same KEK. An account is never made by opening.
+    ///
+    /// # Errors
+    /// - [`OpenError::Envelope`]: the bytes are not an envelope, or of an unknown version or suite, or cut short. Nothing
+    ///   was looked up.
+    /// - [`OpenError::Context`]: the context breaks one of its own rules. Nothing was looked up.
+    /// - [`OpenError::Key`]: the KEK could not be had; [`KeyError::NotFound`](crate::KeyError::NotFound) if this account
+    ///   has no such KEK.
+    /// - [`OpenError::Rejected`]: wrong account, wrong context or altered bytes, deliberately not told apart.
+    /// - [`OpenError::SuiteMismatch`]: the suite byte was altered.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe at any point. A KMS call under way goes on for whoever else waits.
+    pub async fn open(&self, envelope: &[u8], context: &Context) -> Result<Vec<u8>, OpenError> {
+        let id = Header::parse(envelope)?.kek_id();
+        let open = |kek: &Kek<'_>| envelope::open(kek, context, envelope);
+        let now = self.engine.now();
+        if let Some(kek) = self.engine.kek_at_hand(&self.state, id, now)
+            && let Some(opened) = kek.with_key(now, open)
+        {
+            return Ok(opened?);
+        }
+        context.encode()?;
+        for _ in 0..CACHED_TRIES {
+            let kek = self.engine.kek(&self.state, id).await?;
+            if let Some(opened) = kek.with_key(self.engine.now(), open) {
+                return Ok(opened?);
+            }
+        }
+        let kek = self.engine.kek_once(&self.state, id).await?;
+        Ok(kek.with_key(open)?)
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("path", self.path()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,244 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::time::Duration;
+
+use keystrata_memory::MemoryError;
+use keystrata_primitives::{
+    ContextError, KekId, KekState, KeyPath, RandomnessError, RecordError, RootKeyId, Suite,
+    envelope::{self, EnvelopeError},
+};
+
+use crate::{
+    root::{Cause, RootKeyError},
+    store::StoreError,
+};
+
+/// Why an account's KEK could not be had. Cloned to every caller that waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The KMS asks to slow down. Trying later helps.
+    #[error(transparent)]
+    Throttled(RootKeyError),
+    /// The KMS refuses the root key. Trying again does not help; somebody has to change what the KMS allows.
+    #[error(transparent)]
+    Denied(RootKeyError),
+    /// The KMS cannot be reached or does not answer sensibly. Trying later may help.
+    #[error(transparent)]
+    RootUnavailable(RootKeyError),
+    /// The store cannot be reached, is busy, full or read-only. Trying later may help.
+    #[error(transparent)]
+    StoreUnavailable(StoreError),
+    /// The store is not one that this release can use.
+    #[error(transparent)]
+    StoreIncompatible(StoreError),
+    /// The account has no KEK of this id.
+    #[error(
+        "account {path} has no KEK {kek_id}: the envelope belongs to another account, or its KEK is in another store"
+    )]
+    NotFound {
+        /// The account asked for.
+        path: KeyPath,
+        /// The KEK that the envelope names.
+        kek_id: KekId,
+    },
+    /// The KEK is wrapped, but not by the root key in use. No call was made.
+    #[error(
+        "the KEK of account {path} is wrapped by {wrapped_by}, and the root key in use is {in_use}: use the root key \
+         that wrapped it"
+    )]
+    WrongRoot {
+        /// Whose KEK.
+        path: KeyPath,
+        /// What its record names.
+        wrapped_by: String,
+        /// The root key this engine was built with.
+        in_use: RootKeyId,
+    },
+    /// The KEK's record is not what was stored, or belongs elsewhere. Restore it from a backup.
+    #[error("the record of KEK {kek_id} of account {path} is corrupt: restore the KEK store from a backup")]
+    Corrupt {
+        /// Whose KEK.
+        path: KeyPath,
+        /// Which one.
+        kek_id: KekId,
+        /// What is wrong with it.
+        #[source]
+        source: Cause,
+    },
+    /// The KEK's state does not allow the operation.
+    #[error("KEK {kek_id} of account {path} is {state} and cannot be used for this")]
+    WrongState {
+        /// Whose KEK.
+        path: KeyPath,
+        /// Which one.
+        kek_id: KekId,
+        /// The state it is in.
+        state: KekState,
+    },
+    /// The KMS answered after the KEK's time was already up, so nothing may be done with it.
+    #[error("the KMS took longer than the KEK's time to live of {ttl:?}: look at its latency, or allow a longer TTL")]
+    Late {
+        /// The time to live in force.
+        ttl: Duration,
+    },
+    /// There is no memory that a key may be kept in.
+    #[error(transparent)]
+    Memory(MemoryError),
+    /// The operating system gave no random bytes for a new KEK.
+    #[error(transparent)]
+    Randomness(#[from] RandomnessError),
+    /// The task that was loading the KEK ended without an answer. Trying again helps if the cause is gone.
+    #[error("loading the KEK stopped without an answer: {0}")]
+    Interrupted(&'static str),
+}
+
+impl KeyError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Throttled(_)
+                | Self::RootUnavailable(_)
+                | Self::StoreUnavailable(_)
+                | Self::Late { .. }
+                | Self::Interrupted(_)
+        )
+    }
+
+    /// A record's fault found by the engine.
+    pub(crate) fn corrupt(
+        path: &KeyPath,
+        kek_id: KekId,
+        cause: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Corrupt { path: path.clone(), kek_id, source: std::sync::Arc::new(cause) }
+    }
+
+    /// Sorts a root key's answer about one KEK.
+    pub(crate) fn from_root(error: RootKeyError, path: &KeyPath, kek_id: KekId) -> Self {
+        match error {
+            RootKeyError::Throttled { .. } => Self::Throttled(error),
+            RootKeyError::Denied { .. } => Self::Denied(error),
+            RootKeyError::Unavailable { .. } => Self::RootUnavailable(error),
+            RootKeyError::Rejected => Self::corrupt(path, kek_id, error),
+        }
+    }
+
+    /// Sorts a store's answer about an account. `kek_id` is the one asked for, if it is known.
+    pub(crate) fn from_store(error: StoreError, kek_id: Option<KekId>) -> Self {
+        match (error, kek_id) {
+            (StoreError::Corrupt { path, source }, Some(kek_id)) => Self::Corrupt { path, kek_id, source },
+            (error @ StoreError::Unavailable { .. }, _) => Self::StoreUnavailable(error),
+            (error, _) => Self::StoreIncompatible(error),
+        }
+    }
+}
+
+/// What the engine found wrong with a record that the store gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordFault {
+    #[error("the store gave the record of another account, KEK or state")]
+    NotTheOneAskedFor,
+    #[error("the unwrapped secret does not match the record's check")]
+    CheckMismatch,
+}
+
+/// Why nothing was sealed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The account's KEK could not be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The context breaks one of its own rules.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The plaintext needs more than 2³² chunks, or more memory than can be addressed.
+    #[error("{len} bytes are too long for one envelope; split the object")]
+    TooLong {
+        /// How many bytes it has.
+        len: usize,
+    },
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    Randomness(#[from] RandomnessError),
+}
+
+impl From<envelope::SealError> for SealError {
+    fn from(error: envelope::SealError) -> Self {
+        match error {
+            envelope::SealError::Context(error) => Self::Context(error),
+            envelope::SealError::TooLong { len } => Self::TooLong { len },
+            envelope::SealError::Randomness(error) => Self::Randomness(error),
+            // The enum is non-exhaustive for others' sake; both crates are released together.
+            other => unreachable!("a seal error that the engine does not know: {other}"),
+        }
+    }
+}
+
+/// Why an envelope did not open. Nothing of its plaintext was released.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The account's KEK could not be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The bytes are not an envelope, or not one that this release knows. No key was looked for.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The context breaks one of its own rules.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The envelope is of another suite than the KEK it names.
+    #[error("the envelope is of suite {envelope}, its KEK of suite {kek}: it was altered")]
+    SuiteMismatch {
+        /// The envelope's suite.
+        envelope: Suite,
+        /// The KEK's suite.
+        kek: Suite,
+    },
+    /// Wrong account, wrong context or altered bytes: deliberately one outcome.
+    #[error("envelope rejected: wrong account, wrong context or altered bytes")]
+    Rejected,
+}
+
+impl From<envelope::OpenError> for OpenError {
+    fn from(error: envelope::OpenError) -> Self {
+        match error {
+            envelope::OpenError::Envelope(error) => Self::Envelope(error),
+            envelope::OpenError::Context(error) => Self::Context(error),
+            envelope::OpenError::SuiteMismatch { envelope, kek } => Self::SuiteMismatch { envelope, kek },
+            // Whatever else a refusal may be, this is the class that tells an attacker nothing.
+            _ => Self::Rejected,
+        }
+    }
+}
+
+/// Why [`HierarchyBuilder::build`](crate::HierarchyBuilder::build) made no engine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No root key was given.
+    #[error("a hierarchy needs a root key: call `root_key` on the builder")]
+    NoRootKey,
+    /// No store was given.
+    #[error("a hierarchy needs a KEK store: call `store` on the builder")]
+    NoStore,
+    /// A TTL above the cap.
+    #[error("a KEK time to live of {ttl:?} is over the cap of {cap:?}: a revoked key would go on working that long")]
+    TtlTooLong {
+        /// What was asked for.
+        ttl: Duration,
+        /// The cap.
+        cap: Duration,
+    },
+    /// A cache without room for one KEK.
+    #[error("a cache needs room for at least one KEK; to cache nothing, set `kek_ttl` to zero")]
+    NoCapacity,
+}
+
+/// A record that the engine itself made cannot be encoded.
+pub(crate) fn own_record_refused(path: &KeyPath, kek_id: KekId, error: RecordError) -> KeyError {
+    KeyError::corrupt(path, kek_id, error)
+}
