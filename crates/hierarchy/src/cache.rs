@@ -132,6 +132,7 @@ impl KekCache {
         let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
         if sweeper.is_none() {
             let shared = Arc::clone(&self.shared);
+            shared.clock.expect_sleeper(&shared.alarm);
             let thread = std::thread::Builder::new().name("keystrata-sweep".into());
             // A key that nobody would overwrite must not be kept.
             let started = thread.spawn(move || sweeper::run(&shared));

@@ -34,20 +34,24 @@ where
 
     /// Waits for the load of `key` that is under way, or starts `load` and waits for that.
     ///
+    /// A caller who joined a load that ended without an answer starts one of its own, once.
+    ///
     /// Between a caller's own look into a cache and this call another load may have ended, so `load` looks again before
     /// it does anything that costs.
     pub(crate) async fn join<F>(self: &Arc<Self>, key: K, load: impl FnOnce() -> F) -> Answer<T>
     where
         F: Future<Output = Answer<T>> + Send + 'static,
     {
-        let waiting = self.under_way().get(&key).cloned();
-        let mut waiting = match waiting {
-            Some(waiting) => waiting,
-            None => self.start(key, load())?,
-        };
-        let answer = waiting.wait_for(Option::is_some).await;
-        let answer = answer.ok().and_then(|answer| answer.clone());
-        answer.unwrap_or(Err(KeyError::Interrupted("its task panicked, or its runtime was shut down")))
+        let joined = self.under_way().get(&key).cloned();
+        if let Some(joined) = joined
+            && let Some(answer) = answer_of(joined).await
+        {
+            return answer;
+        }
+        let started = self.start(key, load())?;
+        answer_of(started)
+            .await
+            .unwrap_or(Err(KeyError::Interrupted("its task panicked, or its runtime was shut down")))
     }
 
     fn start(
@@ -57,23 +61,21 @@ where
     ) -> Result<Waiting<T>, KeyError> {
         let runtime = Handle::try_current()
             .map_err(|_| KeyError::Interrupted("there is no tokio runtime here: call from within one"))?;
-        let (sender, receiver) = watch::channel(None);
+        let (answer, waiting) = watch::channel(None);
         {
             let mut under_way = self.under_way();
             if let Some(earlier) = under_way.get(&key) {
                 return Ok(earlier.clone());
             }
-            under_way.insert(key.clone(), receiver.clone());
+            under_way.insert(key.clone(), waiting.clone());
         }
         // Made here, not in the task: a runtime that drops the task before its first step still clears the way.
-        let landing = Landing { flights: Arc::clone(self), key };
+        let landing = Landing { flights: Arc::clone(self), key, answer };
         runtime.spawn(async move {
             let answer = load.await;
-            // First out of the list, then the answer: nobody joins a load whose answer is already given.
-            drop(landing);
-            sender.send_replace(Some(answer));
+            landing.land(answer);
         });
-        Ok(receiver)
+        Ok(waiting)
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<K, Waiting<T>>> {
@@ -82,10 +84,25 @@ where
     }
 }
 
-/// Takes a load off the list however it ends.
+/// The answer, or `None` from a load that ended without one.
+async fn answer_of<T: Clone>(mut waiting: Waiting<T>) -> Option<Answer<T>> {
+    let answer = waiting.wait_for(Option::is_some).await.ok()?;
+    answer.clone()
+}
+
+/// Takes a load off the list however it ends, and only then lets go of those who wait: nobody joins what has ended.
 struct Landing<K: Eq + Hash, T> {
     flights: Arc<Flights<K, T>>,
     key: K,
+    answer: watch::Sender<Option<Answer<T>>>,
+}
+
+impl<K: Eq + Hash, T> Landing<K, T> {
+    fn land(self, answer: Answer<T>) {
+        let sender = self.answer.clone();
+        drop(self);
+        sender.send_replace(Some(answer));
+    }
 }
 
 impl<K: Eq + Hash, T> Drop for Landing<K, T> {

@@ -59,7 +59,7 @@ impl ManualClock {
         let now = state.now;
         for sleeper in &mut state.sleepers {
             if let Some(alarm) = sleeper.alarm.upgrade() {
-                // Wake all: a sweeper looks for a jump of real time at each wake.
+                // All of them: a sweeper looks for a jump of real time at each wake.
                 sleeper.is_waiting = false;
                 alarm.ring();
             }
@@ -86,10 +86,21 @@ impl Default for ManualClock {
     }
 }
 
+impl State {
+    fn sleeper(&mut self, alarm: &Arc<Alarm>) -> &mut Sleeper {
+        let known = self.sleepers.iter().position(|sleeper| sleeper.alarm.as_ptr() == Arc::as_ptr(alarm));
+        let index = known.unwrap_or_else(|| {
+            self.sleepers.push(Sleeper { alarm: Arc::downgrade(alarm), until: None, is_waiting: false });
+            self.sleepers.len() - 1
+        });
+        &mut self.sleepers[index]
+    }
+}
+
 impl Sleeper {
+    /// Whether it sleeps, and rightly so. It is found waiting only if it has looked at the clock since the last turn.
     fn is_settled(&self, now: Moment) -> bool {
-        let rings = self.alarm.upgrade().is_some_and(|alarm| alarm.is_ringing());
-        self.is_waiting && !rings && self.until.is_none_or(|until| !now.has_reached(until))
+        self.is_waiting && self.until.is_none_or(|until| !now.has_reached(until))
     }
 }
 
@@ -98,23 +109,23 @@ impl Clock for ManualClock {
         self.state().now
     }
 
+    fn expect_sleeper(&self, alarm: &Arc<Alarm>) {
+        self.state().sleeper(alarm);
+    }
+
     fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
         {
             let mut state = self.state();
-            if until.is_some_and(|until| state.now.has_reached(until)) {
+            // Under the lock: a turn of the clock after the sweeper's look must not find it waiting.
+            if alarm.silence() || until.is_some_and(|until| state.now.has_reached(until)) {
                 return;
             }
-            let alarm = Arc::downgrade(alarm);
-            state.sleepers.retain(|sleeper| !Weak::ptr_eq(&sleeper.alarm, &alarm));
-            state.sleepers.push(Sleeper { alarm, until, is_waiting: true });
+            let sleeper = state.sleeper(alarm);
+            sleeper.until = until;
+            sleeper.is_waiting = true;
         }
         self.shared.settled.notify_all();
         alarm.wait(None);
-        let mut state = self.state();
-        for sleeper in &mut state.sleepers {
-            if std::ptr::eq(sleeper.alarm.as_ptr(), Arc::as_ptr(alarm)) {
-                sleeper.is_waiting = false;
-            }
-        }
+        self.state().sleeper(alarm).is_waiting = false;
     }
 }

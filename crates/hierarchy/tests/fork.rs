@@ -1,0 +1,31 @@
+//! A service that forks after it has used its keys.
+#![cfg(unix)]
+
+mod common;
+
+use common::{Fixture, row};
+use keystrata_memory::test_util::in_forked_child;
+
+#[test]
+fn a_forked_child_goes_on_with_a_cache_of_its_own_and_leaves_its_parents_alone() {
+    let fixture = Fixture::new();
+    let keys = fixture.process();
+    let acme = keys.account("acme").unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let sealed = runtime().block_on(acme.seal(b"x", &row(1))).unwrap();
+    assert_eq!((keys.cached_keks(), fixture.root.calls()), (1, 1));
+
+    assert!(in_forked_child(|| {
+        let is_empty = keys.cached_keks() == 0 && keys.memory().slots_used == 0;
+        let opened = runtime().block_on(acme.open(&sealed, &row(1))).unwrap();
+        let sealed_by_child = runtime().block_on(acme.seal(b"y", &row(2))).unwrap();
+        is_empty
+            && opened == b"x"
+            && sealed_by_child[4..20] == sealed[4..20]
+            // One unwrap of its own; the parent's call is in the count it inherited.
+            && (keys.cached_keks(), fixture.root.calls()) == (1, 2)
+    }));
+
+    assert_eq!(runtime().block_on(acme.open(&sealed, &row(1))).unwrap(), b"x");
+    assert_eq!((keys.cached_keks(), fixture.root.calls()), (1, 1));
+}
