@@ -35,7 +35,8 @@ pub trait KekStore: fmt::Debug + Send + Sync {
     /// this returns: a loss of power afterwards does not take it back.
     ///
     /// # Errors
-    /// [`StoreError`]. The outcome is then unknown: look for the record's KEK id before trying again.
+    /// [`StoreError::Corrupt`] for a record that is not in state primary or breaks a limit; nothing is stored. After any
+    /// other [`StoreError`] the outcome is unknown: look for the record's KEK id before trying again.
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError>;
 
     /// All KEK versions of `path`, oldest first; none if the account is unknown.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use keystrata_primitives::{KekId, KekRecord, KekState, KeyPath};
+use keystrata_primitives::{KekId, KekRecord, KekState, KeyPath, RecordError};
 
 use super::{Creation, KekStore, StoreError};
 
@@ -50,6 +50,10 @@ impl KekStore for MemoryKekStore {
         let path = &record.identity.path;
         // What could not be written as bytes must not get in here either.
         record.encode().map_err(|error| StoreError::corrupt(path, error))?;
+        if record.state != KekState::Primary {
+            let error = RecordError::Malformed("the first record of an account must be its primary");
+            return Err(StoreError::corrupt(path, error));
+        }
         let mut accounts = self.accounts();
         if accounts.contains_key(path) {
             return Ok(Creation::Exists);
