@@ -34,6 +34,7 @@ pub mod envelope;
 pub mod hazmat;
 mod kdf;
 mod key;
+mod local_root;
 mod path;
 mod random;
 pub mod record;
@@ -46,6 +47,7 @@ pub use context::{Context, ContextError};
 pub use key::{
     DerivedKek, Kek, KekCheck, KekId, KekIdentity, KekVersion, ParseKekIdError, SecretKey, SecretLengthError,
 };
+pub use local_root::LocalRootParts;
 pub use path::{KeyPath, PathError};
 pub use random::RandomnessError;
 pub use record::{KekRecord, KekState, RecordError, RootKeyId, RootKeyIdError, WrappedSecret, Wrapper};
