@@ -9,7 +9,7 @@ use crate::wire;
 ///
 /// Limits: 64 pairs, names not empty, and 8,192 bytes once encoded (4 bytes, then 8 and the text for each pair). They
 /// are checked when the context is used, so that building one needs no `?` at every step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Context {
     pairs: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -62,6 +62,13 @@ impl Context {
         self.pairs.is_empty()
     }
 
+    /// By the bytes of the name; the value decides only between pairs that [`encode`](Self::encode) refuses.
+    fn sorted(&self) -> Vec<&(Vec<u8>, Vec<u8>)> {
+        let mut sorted: Vec<_> = self.pairs.iter().collect();
+        sorted.sort_unstable();
+        sorted
+    }
+
     /// The canonical encoding: `u32le(n)`, then `str(name) ‖ str(value)` sorted by the bytes of the name.
     ///
     /// # Errors
@@ -76,8 +83,7 @@ impl Context {
         if len > Self::MAX_ENCODED_BYTES {
             return Err(ContextError::TooLong(len));
         }
-        let mut sorted: Vec<_> = self.pairs.iter().collect();
-        sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let sorted = self.sorted();
         let mut out = Vec::with_capacity(len);
         wire::put_len(&mut out, sorted.len());
         let mut previous: Option<&[u8]> = None;
@@ -96,6 +102,15 @@ impl Context {
     }
 }
 
+/// The same pairs in any order.
+impl PartialEq for Context {
+    fn eq(&self, other: &Self) -> bool {
+        self.sorted() == other.sorted()
+    }
+}
+
+impl Eq for Context {}
+
 impl<N: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(N, V)> for Context {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
         pairs.into_iter().fold(Self::new(), |context, (name, value)| context.with(name, value))
@@ -108,6 +123,8 @@ mod tests {
 
     #[test]
     fn order_does_not_matter_and_pairs_never_run_together() {
+        assert_eq!(Context::new().with("a", "1").with("b", "2"), Context::new().with("b", "2").with("a", "1"));
+        assert_ne!(Context::new().with("a", "1"), Context::new().with("a", "2"));
         let a = Context::new().with("a", "1").with("b", "2").encode().unwrap();
         assert_eq!(a, Context::new().with("b", "2").with("a", "1").encode().unwrap());
         assert_ne!(Context::new().with("ab", "c").encode().unwrap(), Context::new().with("a", "bc").encode().unwrap());

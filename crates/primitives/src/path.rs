@@ -94,6 +94,7 @@ impl KeyPath {
     }
 
     /// The segments, outermost first.
+    #[allow(clippy::missing_panics_doc)] // it cannot: whoever makes a path has checked it
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         let mut reader = Reader::new(&self.encoded);
         reader.u32();
@@ -136,7 +137,7 @@ impl KeyPath {
     }
 }
 
-/// Segments joined by `/`, with `/`, `%` and control characters percent-encoded: for people, never for keys.
+/// Segments joined by `/`, with `/`, `%` and characters that are not seen percent-encoded: for people, never for keys.
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, segment) in self.segments().enumerate() {
@@ -144,7 +145,7 @@ impl fmt::Display for KeyPath {
                 f.write_str("/")?;
             }
             for c in segment.chars() {
-                if c == '/' || c == '%' || c.is_control() {
+                if c == '/' || c == '%' || is_unseen(c) {
                     let mut utf8 = [0; 4];
                     for byte in c.encode_utf8(&mut utf8).bytes() {
                         write!(f, "%{byte:02X}")?;
@@ -156,6 +157,13 @@ impl fmt::Display for KeyPath {
         }
         Ok(())
     }
+}
+
+/// Characters that show nothing, break a line, or turn the direction of what follows: a name could pass for another.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 impl fmt::Debug for KeyPath {
@@ -226,6 +234,8 @@ mod tests {
         assert_ne!(joined, split);
         assert_eq!(joined.to_string(), "a%2Fb");
         assert_eq!(split.to_string(), "a/b");
+        assert_eq!(KeyPath::account("100%\n").unwrap().to_string(), "100%25%0A");
+        assert_eq!(KeyPath::account("\u{202e}größe").unwrap().to_string(), "%E2%80%AEgröße");
     }
 
     #[test]
