@@ -15,15 +15,21 @@ pub(crate) const WRAP_NONCE_LEN: usize = 24;
 /// Bytes of the nonce of a chunk, in every suite.
 pub(crate) const CHUNK_NONCE_LEN: usize = 12;
 
+/// Most bytes sealed in one piece: the cipher's block counter has 32 bits, and the crate keeps one block back.
+pub(crate) const MAX_INPUT_LEN: u64 = (u32::MAX as u64) * 64 - 1;
+
 /// The ciphertext does not belong to this key, nonce and additional data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch;
 
-// A feature of the cipher crate decides whether it wipes its key: without it, this does not compile.
+// Features of other crates decide whether ciphers wipe their keys and buffered key stream: without them, this does not
+// compile. (`poly1305` has no such type; see this crate's Cargo.toml.)
 const _: () = {
     const fn wipes_on_drop<T: ZeroizeOnDrop>() {}
     wipes_on_drop::<XChaCha20Poly1305>();
     wipes_on_drop::<ChaCha20Poly1305>();
+    wipes_on_drop::<chacha20::XChaCha20>();
+    wipes_on_drop::<chacha20::ChaCha20>();
 };
 
 /// Seals `input` with XChaCha20-Poly1305 into `output`, of the same length plus the tag.
@@ -68,9 +74,7 @@ fn seal<C: AeadInOut>(
 ) {
     let (body, tag_out) = output.split_at_mut(input.len());
     let buffer = InOutBuf::new(input, body).expect("split at the length of the input");
-    let tag = cipher
-        .encrypt_inout_detached(nonce, aad, buffer)
-        .expect("a chunk or a key is far below the cipher's 256 GiB limit");
+    let tag = cipher.encrypt_inout_detached(nonce, aad, buffer).expect("callers keep to MAX_INPUT_LEN");
     tag_out.copy_from_slice(&tag);
 }
 

@@ -7,9 +7,11 @@ use rand::TryCryptoRng;
 use crate::{
     context::Context,
     envelope::{self, SealError},
-    key::{Kek, SecretKey},
+    kek::{Kek, KekIdentity},
+    key::SecretKey,
     random::RandomnessError,
     simple,
+    wrap::{self, WRAPPED_LEN},
 };
 
 /// [`envelope::seal`] with the DEK and the wrap nonce taken from `rng` (32 and 24 bytes, in one request).
@@ -25,8 +27,24 @@ pub fn seal_envelope_with_rng<R: TryCryptoRng>(
     envelope::seal_with(rng, kek, context, plaintext)
 }
 
+/// [`wrap::wrap_child`] with the nonce taken from `rng`.
+///
+/// # Errors
+/// As [`wrap::wrap_child`].
+pub fn wrap_child_with_rng<R: TryCryptoRng>(
+    rng: &mut R,
+    parent: &Kek<'_>,
+    child: &KekIdentity,
+    secret: &SecretKey,
+) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
+    wrap::wrap_child_with(rng, parent, child, secret)
+}
+
 /// [`simple::seal`] with a given nonce.
-pub fn seal_simple_with_nonce(key: &SecretKey, nonce: &[u8; 24], plaintext: &[u8]) -> Vec<u8> {
+///
+/// # Errors
+/// As [`simple::seal`].
+pub fn seal_simple_with_nonce(key: &SecretKey, nonce: &[u8; 24], plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
     simple::seal_with_nonce(key, nonce, plaintext)
 }
 

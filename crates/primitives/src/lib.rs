@@ -33,6 +33,7 @@ mod context;
 pub mod envelope;
 pub mod hazmat;
 mod kdf;
+mod kek;
 mod key;
 mod local_root;
 mod path;
@@ -44,9 +45,8 @@ pub mod wire;
 pub mod wrap;
 
 pub use context::{Context, ContextError};
-pub use key::{
-    DerivedKek, Kek, KekCheck, KekId, KekIdentity, KekVersion, ParseKekIdError, SecretKey, SecretLengthError,
-};
+pub use kek::{DerivedKek, Kek, KekCheck, KekId, KekIdentity, KekVersion, ParseKekIdError};
+pub use key::{SecretKey, SecretLengthError};
 pub use local_root::LocalRootParts;
 pub use path::{KeyPath, PathError};
 pub use random::RandomnessError;

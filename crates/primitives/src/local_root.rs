@@ -3,6 +3,7 @@
 use std::{convert::Infallible, fmt};
 
 use secrecy::ExposeSecret;
+use zeroize::Zeroizing;
 
 use crate::{kdf, key::SecretKey, suite::Suite, wire};
 
@@ -26,11 +27,8 @@ impl LocalRootParts {
     pub fn derive(secret: &SecretKey) -> Self {
         let mut label = Vec::with_capacity(32);
         wire::put_str(&mut label, b"keystrata v1 local root");
-        let derived = kdf::derive::<{ SecretKey::LEN + Self::FINGERPRINT_LEN }>(
-            Suite::XChaCha20Poly1305,
-            secret.expose_secret(),
-            &[&label],
-        );
+        let mut derived = Zeroizing::new([0; SecretKey::LEN + Self::FINGERPRINT_LEN]);
+        kdf::derive(Suite::XChaCha20Poly1305, secret.expose_secret(), &[&label], &mut *derived);
         let (key, name) = derived.split_at(SecretKey::LEN);
         let mut fingerprint = [0; Self::FINGERPRINT_LEN];
         fingerprint.copy_from_slice(name);

@@ -22,7 +22,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    key::{KekCheck, KekId, KekIdentity, KekVersion},
+    kek::{KekCheck, KekId, KekIdentity, KekVersion},
     path::KeyPath,
     suite::{Suite, UnknownSuite},
     wire::{self, Reader},

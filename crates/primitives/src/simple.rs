@@ -7,9 +7,10 @@
 use secrecy::ExposeSecret;
 
 use crate::{
-    aead::{self, TAG_LEN, WRAP_NONCE_LEN},
+    aead::{self, MAX_INPUT_LEN, TAG_LEN, WRAP_NONCE_LEN},
+    envelope::SealError,
     key::SecretKey,
-    random::{self, RandomnessError},
+    random,
 };
 
 /// Bytes that sealing adds.
@@ -23,19 +24,32 @@ pub struct SimpleRejected;
 /// Seals `plaintext` under `key` with a random nonce.
 ///
 /// # Errors
-/// [`RandomnessError`] if the operating system gives no nonce.
-pub fn seal(key: &SecretKey, plaintext: &[u8]) -> Result<Vec<u8>, RandomnessError> {
+/// - [`SealError::TooLong`]: over 274,877,906,879 bytes (256 GiB), which is as far as the cipher counts.
+/// - [`SealError::Randomness`]: the operating system gives no nonce.
+pub fn seal(key: &SecretKey, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
     let mut nonce = [0; WRAP_NONCE_LEN];
     random::fill(&mut nonce)?;
-    Ok(seal_with_nonce(key, &nonce, plaintext))
+    seal_with_nonce(key, &nonce, plaintext)
 }
 
-pub(crate) fn seal_with_nonce(key: &SecretKey, nonce: &[u8; WRAP_NONCE_LEN], plaintext: &[u8]) -> Vec<u8> {
-    let mut sealed = vec![0; OVERHEAD + plaintext.len()];
+/// The length of `plaintext_len` bytes once sealed; `None` if there are more than the cipher or the memory can take.
+fn sealed_len(plaintext_len: usize) -> Option<usize> {
+    let len = plaintext_len.checked_add(OVERHEAD)?;
+    let fits = plaintext_len as u64 <= MAX_INPUT_LEN && isize::try_from(len).is_ok();
+    fits.then_some(len)
+}
+
+pub(crate) fn seal_with_nonce(
+    key: &SecretKey,
+    nonce: &[u8; WRAP_NONCE_LEN],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, SealError> {
+    let len = sealed_len(plaintext.len()).ok_or(SealError::TooLong { len: plaintext.len() })?;
+    let mut sealed = vec![0; len];
     let (nonce_out, body) = sealed.split_at_mut(WRAP_NONCE_LEN);
     nonce_out.copy_from_slice(nonce);
     aead::xchacha_seal(key.expose_secret(), nonce, &[], plaintext, body);
-    sealed
+    Ok(sealed)
 }
 
 /// Opens what [`seal`] made.
@@ -48,4 +62,44 @@ pub fn open(key: &SecretKey, sealed: &[u8]) -> Result<Vec<u8>, SimpleRejected> {
     let mut plaintext = vec![0; len];
     aead::xchacha_open(key.expose_secret(), nonce, &[], body, &mut plaintext).map_err(|_| SimpleRejected)?;
     Ok(plaintext)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_what_it_sealed_and_nothing_else() {
+        let key = SecretKey::from_slice(&[1; 32]).unwrap();
+        for len in [0, 1, 63, 64, 65, 100_000] {
+            let plaintext = vec![7; len];
+            let sealed = seal(&key, &plaintext).unwrap();
+            assert_eq!(sealed.len(), len + OVERHEAD);
+            assert_eq!(open(&key, &sealed), Ok(plaintext));
+        }
+        let sealed = seal(&key, b"four").unwrap();
+        assert_eq!(open(&SecretKey::from_slice(&[2; 32]).unwrap(), &sealed), Err(SimpleRejected));
+        for cut in 0..sealed.len() {
+            assert_eq!(open(&key, &sealed[..cut]), Err(SimpleRejected), "cut at {cut}");
+        }
+        for bit in 0..8 * sealed.len() {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open(&key, &flipped), Err(SimpleRejected), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn two_seals_of_one_plaintext_differ() {
+        let key = SecretKey::from_slice(&[1; 32]).unwrap();
+        assert_ne!(seal(&key, b"same").unwrap(), seal(&key, b"same").unwrap());
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn more_than_the_cipher_can_count_is_refused_before_it_runs() {
+        assert_eq!(sealed_len(274_877_906_879), Some(274_877_906_919));
+        assert_eq!(sealed_len(274_877_906_880), None);
+        assert_eq!(sealed_len(usize::MAX), None);
+    }
 }

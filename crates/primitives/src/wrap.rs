@@ -8,7 +8,8 @@ use secrecy::ExposeSecret;
 
 use crate::{
     aead::{self, TAG_LEN, WRAP_NONCE_LEN},
-    key::{Kek, KekIdentity, SecretKey},
+    kek::{Kek, KekIdentity},
+    key::SecretKey,
     random::{self, RandomnessError},
     wire,
 };
@@ -46,7 +47,16 @@ pub fn wrap_child(
     child: &KekIdentity,
     secret: &SecretKey,
 ) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
-    wrap_with(&mut rand::rngs::SysRng, parent.key, &child_aad(parent.identity, child), secret.expose_secret())
+    wrap_child_with(&mut rand::rngs::SysRng, parent, child, secret)
+}
+
+pub(crate) fn wrap_child_with<R: TryCryptoRng>(
+    rng: &mut R,
+    parent: &Kek<'_>,
+    child: &KekIdentity,
+    secret: &SecretKey,
+) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
+    wrap_with(rng, parent.key, &child_aad(parent.identity, child), secret.expose_secret())
 }
 
 /// Opens what [`wrap_child`] made.
@@ -70,7 +80,7 @@ fn child_aad(parent: &KekIdentity, child: &KekIdentity) -> Vec<u8> {
     aad
 }
 
-pub(crate) fn wrap_with<R: TryCryptoRng>(
+fn wrap_with<R: TryCryptoRng>(
     rng: &mut R,
     key: &[u8; 32],
     aad: &[u8],
