@@ -265,7 +265,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Runs `f` on a copy of the key, which is overwritten before this returns, also when `f` panics.
+    /// Runs `f` on a copy of the key, which is overwritten before this returns, also when a panic of `f` unwinds.
     ///
     /// `None`, without running `f`: the key was wiped, or this is a forked child of the process that stored it. The copy
     /// is whole or not made; a wipe that happens while `f` runs leaves this copy as it is. Takes no lock and never waits.
@@ -309,3 +309,6 @@ impl fmt::Debug for Slot {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests;

@@ -15,8 +15,9 @@ static NO_PAGE: AtomicU64 = AtomicU64::new(0);
 
 /// Returns the epoch of this process: a number, never 0, that stays the same until a fork and differs in the child.
 ///
-/// No descendant has the epoch of an ancestor, so a value made under one epoch is known to be an ancestor's when the
-/// epoch has moved. Siblings may share an epoch; they share no values either.
+/// A value is known to be an ancestor's when the epoch it was made under is not the present one: nothing that a process
+/// finds in its memory from before the fork was made under its own epoch. Relatives that share no such value (siblings, or
+/// a parent that asked for its epoch only after the fork, and the child) may have the same epoch.
 ///
 /// Costs two loads, takes no lock, and may be called in a child forked from a process with many threads. Where the kernel
 /// has no `MADV_WIPEONFORK` (Linux before 4.14, other systems) it compares the process id at each call instead; there, a
@@ -45,7 +46,8 @@ fn epoch_on(page: *mut AtomicU64) -> u64 {
 /// Gives the page a new value after a fork (or at first use); all threads of this process agree on one.
 #[cold]
 fn renew(epoch: &AtomicU64) -> u64 {
-    // `LAST` moves before the page does, so whoever is forked once the page shows a value starts above that value.
+    // `LAST` moves before the page does, so whoever is forked once the page shows a value starts above that value. (Who is
+    // forked between the two may get the same one; nothing was made under it before the fork.)
     let fresh = LAST.fetch_add(1, Ordering::SeqCst) + 1;
     match epoch.compare_exchange(0, fresh, Ordering::SeqCst, Ordering::Relaxed) {
         Ok(_) => fresh,

@@ -46,7 +46,7 @@ mod raw;
 #[doc(hidden)]
 pub mod raw;
 
-#[cfg(all(not(loom), unix, feature = "test-util"))]
+#[cfg(all(not(loom), unix, any(test, feature = "test-util")))]
 pub mod test_util;
 
 #[cfg(not(loom))]

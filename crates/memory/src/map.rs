@@ -79,6 +79,8 @@ mod unix {
 
     impl Drop for Mapping {
         fn drop(&mut self) {
+            #[cfg(test)]
+            super::probe::before_unmap(self.start, self.len);
             // SAFETY: the mapping is this value's own; owners drop it when no reference into it is left.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
         }
@@ -102,6 +104,28 @@ mod unix {
         #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
         // rlim_t is signed on some systems
         (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as u64)
+    }
+}
+
+/// What a mapping held when it went back to the system.
+#[cfg(all(test, unix))]
+pub(crate) mod probe {
+    use std::{cell::Cell, ptr::NonNull};
+
+    thread_local! {
+        /// Bytes not zero in the mapping that this thread unmapped last.
+        static REMAINS: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn before_unmap(start: NonNull<u8>, len: usize) {
+        // SAFETY: still mapped, and its owner is being dropped, so nobody writes to it.
+        let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), len) };
+        REMAINS.set(Some(bytes.iter().filter(|byte| **byte != 0).count()));
+    }
+
+    /// The answer since the last call; `None` if this thread has unmapped nothing.
+    pub(crate) fn take_remains() -> Option<usize> {
+        REMAINS.take()
     }
 }
 

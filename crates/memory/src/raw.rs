@@ -96,7 +96,7 @@ impl RawSlot {
     }
 
     /// The words as they are, for tests that look for remains.
-    #[cfg(loom)]
+    #[cfg(any(loom, test))]
     pub fn words(&self) -> [u64; WORDS] {
         std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed))
     }

@@ -35,3 +35,54 @@ pub fn in_forked_child(f: impl FnOnce() -> bool) -> bool {
         assert!(error.kind() == std::io::ErrorKind::Interrupted, "lost the child: {error}");
     }
 }
+
+/// Takes from this process the means to lock memory, for good, and says whether that worked: a new arena then meets what
+/// a service meets whose limit is used up.
+///
+/// For the child of [`in_forked_child`] only. Sets `RLIMIT_MEMLOCK` to 0 and, on Linux, gives up `CAP_IPC_LOCK`, which
+/// stands above that limit.
+pub fn forbid_locking() -> bool {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: reads `none` and changes a limit of this process.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) } == 0;
+    limited && drop_lock_capability()
+}
+
+#[cfg(target_os = "linux")]
+fn drop_lock_capability() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+
+    /// `cap_user_header_t`, with version 3 of the call and 0 for the calling thread.
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+
+    /// `cap_user_data_t`, of which version 3 has two: low and high capabilities.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    let mut data = [Data::default(); 2];
+    // SAFETY: both pointers are valid and laid out as version 3 of the call has them.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    data[0].effective &= !(1 << CAP_IPC_LOCK);
+    data[0].permitted &= !(1 << CAP_IPC_LOCK);
+    // SAFETY: as above; giving up a capability is always allowed.
+    unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn drop_lock_capability() -> bool {
+    // Where root is above the limit there is nothing to give up.
+    // SAFETY: asks who this process runs as.
+    unsafe { libc::geteuid() != 0 }
+}
