@@ -1,1 +1,40 @@
+//! KEK stores for Keystrata: adapters that put a database behind [`KekStore`](keystrata_hierarchy::KekStore).
+//!
+//! | adapter | feature | for |
+//! |---|---|---|
+#![cfg_attr(
+    feature = "sqlite",
+    doc = "| [`SqliteKekStore`] | `sqlite`, on by default | one machine, any number of processes |"
+)]
+#![cfg_attr(not(feature = "sqlite"), doc = "| `SqliteKekStore` | `sqlite`, off in this build | one machine |")]
+//!
+#![cfg_attr(
+    feature = "sqlite",
+    doc = r#"
+```
+use keystrata_hierarchy::{KekStore, KeyPath};
+use keystrata_store::SqliteKekStore;
+
+# #[tokio::main]
+# async fn main() -> Result<(), Box<dyn std::error::Error>> {
+# let folder = tempfile::tempdir()?;
+# let path = folder.path().join("keys.db");
+let store = SqliteKekStore::open(&path).await?;
+assert!(store.primary(&KeyPath::account("acme")?).await?.is_none());
+
+let again = SqliteKekStore::open_existing(&path).await?; // never makes a store by a typo
+assert!(again.primaries(None, 10).await?.is_empty());
+# Ok(())
+# }
+```
+"#
+)]
+//! A store of your own implements `KekStore` and runs `keystrata_hierarchy::test_util::conformance::kek_store`.
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
+
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteKekStore;

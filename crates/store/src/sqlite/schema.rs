@@ -1,0 +1,211 @@
+//! The file: how a new one is made, and what is refused before anything is read from it.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use keystrata_hierarchy::StoreError;
+use keystrata_primitives::KekRecord;
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, limits::Limit};
+
+use super::error::{self, Failure, shown};
+
+/// How long a call waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// No SQLite database has less than a page.
+const SMALLEST_PAGE_BYTES: u64 = 512;
+
+/// `KStr` in the header of every file: `file` and this crate tell a KEK store from other databases by it.
+const APPLICATION_ID: i32 = i32::from_be_bytes(*b"KStr");
+
+/// The tables below. A release that changes them counts on, and teaches `prepare` to move older files forward.
+const SCHEMA_VERSION: i32 = 1;
+
+/// `record` is a whole KEK record, version 1; the columns before it are copies of its fields that SQLite finds it by, and
+/// are compared with it whenever it is read. State 1 is primary.
+const SCHEMA: &str = "
+    CREATE TABLE kek (
+        path    BLOB NOT NULL,
+        kek_id  BLOB NOT NULL CHECK (length(kek_id) = 16),
+        version INTEGER NOT NULL CHECK (version BETWEEN 1 AND 4294967295),
+        state   INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),
+        record  BLOB NOT NULL,
+        PRIMARY KEY (path, kek_id),
+        UNIQUE (path, version)
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX kek_primary ON kek (path) WHERE state = 1;
+";
+
+/// What to do where no file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfMissing {
+    Create,
+    Refuse,
+}
+
+/// Makes sure that a store is at `file`, or says why it cannot be used. Leaves no connection open.
+pub(super) fn prepare(file: &Path, if_missing: IfMissing) -> Result<(), Failure> {
+    look_at(file, if_missing)?;
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let prepared = connect(file).and_then(|db| {
+            check_length(file, &db)?;
+            set_write_ahead(file, &db)
+        });
+        match prepared {
+            // Changing the journal mode, and opening while another process closes, do not wait by themselves.
+            Err(failure) if failure.is_busy() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What can be said without opening the file, and what has to be: SQLite takes an empty file, or a stump, for a database
+/// that is yet to be filled.
+fn look_at(file: &Path, if_missing: IfMissing) -> Result<(), Failure> {
+    let name = shown(file);
+    match fs::metadata(file) {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(incompatible(format!("{name} is not a file: give the path of a KEK store")))
+        }
+        // A store that was cut to nothing must not come back as a new one that lacks every KEK.
+        Ok(metadata) if metadata.len() == 0 => {
+            Err(incompatible(format!("{name} is empty: restore it from a backup, or delete it to begin a new store")))
+        }
+        Ok(metadata) if metadata.len() < SMALLEST_PAGE_BYTES => Err(error::not_a_database(file).into()),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match if_missing {
+            IfMissing::Create => create(file),
+            IfMissing::Refuse => Err(error::missing(file).into()),
+        },
+        Err(error) => Err(error::from_io(file, error).into()),
+    }
+}
+
+/// Refuses a file that ends within a page, which SQLite would fill up with zeros.
+fn check_length(file: &Path, db: &Connection) -> Result<(), Failure> {
+    let page_bytes: u32 = db.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let len = fs::metadata(file).map_err(|error| error::from_io(file, error))?.len();
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    // A process that was killed may have left a page half written; then the log has it whole and SQLite mends it.
+    let log_is_empty = fs::metadata(log).map_or(true, |metadata| metadata.len() == 0);
+    if log_is_empty && !len.is_multiple_of(u64::from(page_bytes)) {
+        let name = shown(file);
+        return Err(incompatible(format!("{name} is cut short: stop its users and restore it from a backup")));
+    }
+    Ok(())
+}
+
+/// A connection to the store at `file`, which has to be one.
+pub(super) fn connect(file: &Path) -> Result<Connection, Failure> {
+    let mut db = open(file)?;
+    if db.is_readonly(MAIN_DB)? {
+        return Err(StoreError::Unavailable { message: error::read_only(file), source: None }.into());
+    }
+    // One transaction, so that all three are of one moment.
+    let snapshot = db.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let application_id: i32 = snapshot.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version = version(&snapshot)?;
+    snapshot.commit()?;
+    if application_id != APPLICATION_ID {
+        let name = shown(file);
+        return Err(incompatible(format!("{name} is a database of another program: give the path of a KEK store")));
+    }
+    check_version(file, version)?;
+    Ok(db)
+}
+
+/// Refuses a file that another release has taken over, however long this process has had it open.
+pub(super) fn check_still_current(db: &Connection) -> Result<(), Failure> {
+    let version = version(db)?;
+    check_version(Path::new(db.path().unwrap_or("the store")), version)
+}
+
+fn version(db: &Connection) -> Result<i32, Failure> {
+    Ok(db.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+fn check_version(file: &Path, version: i32) -> Result<(), Failure> {
+    let name = shown(file);
+    match version {
+        SCHEMA_VERSION => Ok(()),
+        newer if newer > SCHEMA_VERSION => Err(incompatible(format!(
+            "{name} has schema version {newer}, and this release knows version {SCHEMA_VERSION}: update keystrata"
+        ))),
+        other => Err(incompatible(format!(
+            "{name} has schema version {other}, which no release wrote: restore it from a backup"
+        ))),
+    }
+}
+
+/// Makes a new store under a name of its own and gives it its final name once it is whole, unless another was quicker.
+fn create(file: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::from(error::from_io(file, error));
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    // Mode 0600 from the start; SQLite gives the files beside it the same. Only the path is kept: closing a handle on
+    // the file would release SQLite's locks on it.
+    let unfinished =
+        tempfile::Builder::new().prefix(".keystrata-").tempfile_in(folder).map_err(failed)?.into_temp_path();
+    {
+        let mut db = open(&unfinished)?;
+        set_write_ahead(file, &db)?;
+        let tables = db.transaction()?;
+        tables.execute_batch(SCHEMA)?;
+        tables.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tables.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        tables.commit()?;
+        // Closing the last connection moves everything into the file, synchronised, and removes the files beside it.
+        db.close().map_err(|(_, error)| error)?;
+    }
+    match unfinished.persist_noclobber(file) {
+        Ok(()) => sync_folder(folder).map_err(failed),
+        Err(taken) if taken.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(other) => Err(failed(other.error)),
+    }
+}
+
+fn open(file: &Path) -> Result<Connection, Failure> {
+    // Never CREATE: a file that vanished must not come back empty.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(file, flags)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    // A record is at most half of this; more is not read into memory.
+    db.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::try_from(2 * KekRecord::MAX_BYTES).unwrap_or(i32::MAX))?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    // Whoever can write the file cannot make this process run functions by it.
+    db.pragma_update(None, "trusted_schema", false)?;
+    Ok(db)
+}
+
+/// Also asked of a file that was there: one restored from `VACUUM INTO`, say, has lost the mode.
+fn set_write_ahead(file: &Path, db: &Connection) -> Result<(), Failure> {
+    let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let name = shown(file);
+    Err(incompatible(format!("{name} lies where SQLite cannot use a write-ahead log: put it on a local disk")))
+}
+
+fn incompatible(message: String) -> Failure {
+    StoreError::incompatible(message).into()
+}
+
+/// Makes a new name in `folder` last through a loss of power.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+/// A folder cannot be opened as a file here; the file system orders its own changes.
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps)] // the same signature everywhere
+fn sync_folder(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
