@@ -1,0 +1,94 @@
+//! `cargo xtask test`: every test there is, in the order in which a failure is cheapest.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    check, setup,
+    step::{self, cargo},
+    workspace::Workspace,
+};
+
+pub(crate) fn run() -> Result<()> {
+    setup::dependencies()?;
+    let workspace = Workspace::load()?;
+    check::run()?;
+    // Unit, integration and doc tests. Ignored ones stay out: those that regenerate vectors must only run by hand.
+    step::run("tests", &mut cargo("test --locked --workspace --all-features"))?;
+    servers(&workspace)?;
+    examples(&workspace)?;
+    vectors(&workspace)?;
+    loom(&workspace)?;
+    address_sanitizer(&workspace)
+}
+
+/// Tests that need a server are ignored ones in a test target named `servers`, and run here, where setup provides it.
+fn servers(workspace: &Workspace) -> Result<()> {
+    for package in workspace.members() {
+        if package.targets_of("test").any(|target| target.name == "servers") {
+            let name = &package.name;
+            step::run(
+                &format!("{name}: tests with servers"),
+                &mut cargo(&format!("test --locked -p {name} --all-features --test servers -- --include-ignored")),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Examples assert what they show, so running them tests them.
+fn examples(workspace: &Workspace) -> Result<()> {
+    for package in workspace.members() {
+        for example in package.targets_of("example") {
+            let (package, example) = (&package.name, &example.name);
+            step::run(
+                &format!("example {example}"),
+                &mut cargo(&format!("run --quiet --locked -p {package} --all-features --example {example}")),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The vectors against another implementation, in Python.
+fn vectors(workspace: &Workspace) -> Result<()> {
+    let Some(python) = setup::vectors_python(workspace)? else { return Ok(()) };
+    step::run("vectors", Command::new(python).arg(workspace.root.join("docs/vectors/check.py")))
+}
+
+/// The slot protocol under every interleaving. Release, since loom runs each test thousands of times.
+fn loom(workspace: &Workspace) -> Result<()> {
+    step::run(
+        "loom",
+        cargo("test --locked -p keystrata-memory --release --test loom")
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("CARGO_TARGET_DIR", workspace.target.join("loom")),
+    )
+}
+
+/// The one crate with raw pointers under the address sanitizer.
+fn address_sanitizer(workspace: &Workspace) -> Result<()> {
+    let host = host()?;
+    let mut options = std::env::var_os("ASAN_OPTIONS").unwrap_or_default();
+    // Arenas live as long as the process by design.
+    options.push(":detect_leaks=0");
+    step::run(
+        "address sanitizer",
+        // With a target given, the flags do not reach build scripts and macros, which would not load. Doc tests are
+        // left out: they would need the flag in RUSTDOCFLAGS too and touch nothing that the tests do not.
+        cargo("test --locked -p keystrata-memory --all-features --lib --tests --target")
+            .arg(host)
+            // The sanitizer is an unstable flag of a stable compiler; only this test build uses it.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=address")
+            .env("ASAN_OPTIONS", options)
+            .env("CARGO_TARGET_DIR", workspace.target.join("asan")),
+    )
+}
+
+fn host() -> Result<String> {
+    let about = step::output(Command::new("rustc").arg("-vV"))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    Ok(host.to_owned())
+}
