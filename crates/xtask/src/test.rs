@@ -63,6 +63,7 @@ fn loom(workspace: &Workspace) -> Result<()> {
         "loom",
         cargo("test --locked -p keystrata-memory --release --test loom")
             .env("RUSTFLAGS", "--cfg loom")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off") // linking would take longer than it saves
             .env("CARGO_TARGET_DIR", workspace.target.join("loom")),
     )
 }
