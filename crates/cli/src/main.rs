@@ -1,2 +1,66 @@
+//! The command `keystrata`: seals and opens files for many accounts, and shows what the KEK store holds.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod account;
+mod args;
+mod completions;
+mod config;
+mod failure;
+mod init;
+mod input;
+mod inspect;
+mod keys;
+mod open;
+mod output;
+mod seal;
+mod settings;
+mod utc;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    // Exits with 2 for a wrong call, and with 0 after --help and --version.
+    let args = Args::parse();
+    let name = args.command.name();
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            failure::report(name, &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> Result<()> {
+    no_core_dump();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_time()
+        .build()
+        .context("the threads that do the work cannot be started")?;
+    runtime.block_on(run(args))
+}
+
+/// A new subcommand is one line here and one in [`Command`].
+async fn run(Args { command, settings }: Args) -> Result<()> {
+    match command {
+        Command::Init(args) => init::run(&args, &settings).await,
+        Command::Seal(args) => seal::run(&args, &settings).await,
+        Command::Open(args) => open::run(&args, &settings).await,
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Account(args) => account::run(&args, &settings).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// A crash must not write the plaintext at hand to a file. (A core handler that the kernel pipes to ignores this limit;
+/// the pages that hold keys are out of its reach by other means.)
+fn no_core_dump() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // Lowering a limit is refused only where a sandbox forbids the call, and then it has its own view of core dumps.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+}

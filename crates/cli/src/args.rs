@@ -1,0 +1,247 @@
+//! What can be typed. Help texts are here, checks of values where the values are used.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use keystrata_hierarchy::{Context, KeyPath};
+
+use crate::settings::{RootLocation, StoreLocation};
+
+const EXAMPLES: &str = "\
+Examples:
+  keystrata init
+  keystrata seal --account acme --context row=42 < card.txt > card.sealed
+  keystrata open --account acme --context row=42 card.sealed
+  keystrata inspect card.sealed --json
+  keystrata account list
+
+Exit status: 0 done; 1 refused or failed, with one line on stderr; 2 wrong usage.";
+
+/// Seals and opens many accounts' data with a handful of KMS calls.
+///
+/// Each account has a key of its own (its KEK), wrapped by a root key and kept in a store. Each sealed object has a key
+/// of its own, wrapped by its account's KEK.
+#[derive(Debug, Parser)]
+#[command(name = "keystrata", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(InitArgs),
+    Seal(SealArgs),
+    Open(OpenArgs),
+    Inspect(InspectArgs),
+    Account(AccountArgs),
+    Completions(CompletionsArgs),
+}
+
+impl Command {
+    /// What stands in front of an error.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Init(_) => "init",
+            Self::Seal(_) => "seal",
+            Self::Open(_) => "open",
+            Self::Inspect(_) => "inspect",
+            Self::Account(AccountArgs { command: AccountCommand::List { .. } }) => "account list",
+            Self::Account(AccountArgs { command: AccountCommand::Show { .. } }) => "account show",
+            Self::Completions(_) => "completions",
+        }
+    }
+}
+
+/// Where keys are: a flag goes before its environment variable, and that before the settings file.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingsArgs {
+    /// Where the wrapped KEKs are kept
+    #[arg(long, global = true, value_name = "sqlite:PATH", env = "KEYSTRATA_STORE")]
+    pub(crate) store: Option<StoreLocation>,
+    /// The root key that wraps them
+    #[arg(long, global = true, value_name = "local:PATH", env = "KEYSTRATA_ROOT")]
+    pub(crate) root: Option<RootLocation>,
+    /// Settings file, instead of keystrata.toml in the current folder; paths in it start at its own folder
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Make a root key, a KEK store and keystrata.toml, so that the other commands need no flags
+///
+/// Without --store and --root the files are keystrata.db and keystrata.key next to the settings file. Nothing that exists
+/// is ever overwritten: what is there is checked and kept, what is missing is made, and if nothing is missing the command
+/// fails. A missing root key is not made for a store that already holds KEKs of another one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata init
+  keystrata init --root local:/etc/keystrata/root.key --store sqlite:/var/lib/keystrata/keks.db
+
+With --json, keys: store {location, made}, root {location, id, made}, config {location, made}.")]
+pub(crate) struct InitArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Seal a file or stdin for an account
+///
+/// The account's KEK is made by the first seal. An envelope is binary and is not written to a terminal.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata seal --account acme < card.txt > card.sealed
+  keystrata seal --account acme --context table=cards --context row=42 card.txt --output card.sealed
+  keystrata seal --account acme --account billing card.txt --output card.sealed   (a path of two segments)")]
+pub(crate) struct SealArgs {
+    #[command(flatten)]
+    pub(crate) object: ObjectArgs,
+    /// What to seal; - for stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub(crate) input: PathBuf,
+    /// Write here instead of stdout: in one step when all went well, else whatever is there stays; - for stdout
+    #[arg(long, value_name = "FILE", default_value = "-", hide_default_value = true)]
+    pub(crate) output: PathBuf,
+}
+
+/// Open an envelope from a file or stdin
+///
+/// Needs the account and exactly the context pairs it was sealed with. Nothing is written unless every byte is authentic.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata open --account acme < card.sealed
+  keystrata open --account acme --context table=cards --context row=42 card.sealed --output card.txt")]
+pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    pub(crate) object: ObjectArgs,
+    /// The envelope; - for stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub(crate) input: PathBuf,
+    /// Write here instead of stdout, with mode 0600: in one step when all went well, else whatever is there stays; - for
+    /// stdout
+    #[arg(long, value_name = "FILE", default_value = "-", hide_default_value = true)]
+    pub(crate) output: PathBuf,
+}
+
+/// What an envelope is bound to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ObjectArgs {
+    /// Whose data it is; any text of 1 to 128 bytes. Give it again for each further segment of a path, outermost first
+    #[arg(long = "account", value_name = "NAME", required = true)]
+    account: Vec<String>,
+    /// A pair the envelope is bound to: authenticated, not stored. Repeat it for more; order does not matter
+    #[arg(long = "context", value_name = "NAME=VALUE", value_parser = pair)]
+    context: Vec<(String, String)>,
+}
+
+impl ObjectArgs {
+    /// The account's path.
+    pub(crate) fn path(&self) -> Result<KeyPath> {
+        Ok(KeyPath::new(&self.account)?)
+    }
+
+    /// The pairs, known to be valid.
+    pub(crate) fn context(&self) -> Result<Context> {
+        let context: Context = self.context.iter().map(|(name, value)| (name, value)).collect();
+        context.encode()?;
+        Ok(context)
+    }
+}
+
+/// Everything before the first `=` is the name.
+fn pair(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("expected name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Show an envelope's header, without any key
+///
+/// What it shows is not authenticated: only opening tells whether the envelope is what it says.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata inspect card.sealed
+  keystrata inspect --json < card.sealed
+
+With --json, keys: version, suite, suite_name, kek_id, envelope_bytes, plaintext_bytes, chunks.")]
+pub(crate) struct InspectArgs {
+    /// The envelope; - for stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub(crate) input: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List accounts, or show one; needs the store but no root key
+#[derive(Debug, clap::Args)]
+pub(crate) struct AccountArgs {
+    #[command(subcommand)]
+    pub(crate) command: AccountCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// List the accounts that have a KEK, with the one that new objects are sealed under
+    #[command(after_help = "\
+Segments of an account's path are joined by `/`; a `/`, a `%` or a control character within one is written as %XX.
+
+With --json, keys: accounts [{account [segments], kek_id, version, suite, created_at}]; times are seconds since 1970.")]
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the KEKs of an account, oldest first
+    #[command(after_help = "\
+Examples:
+  keystrata account show acme
+  keystrata account show acme billing   (a path of two segments)
+
+With --json, keys: account [segments], keks [{kek_id, version, suite, state, created_at, retired_at, wrapped_by [ids]}];
+times are seconds since 1970, retired_at is null for a KEK that was never retired.")]
+    Show {
+        /// The account; further segments of a path follow, outermost first
+        #[arg(value_name = "NAME", required = true)]
+        account: Vec<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata completions bash > ~/.local/share/bash-completion/completions/keystrata
+  keystrata completions fish > ~/.config/fish/completions/keystrata.fish")]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn value_of_a_pair_may_be_empty_or_hold_the_separator() {
+        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(pair("a="), Ok(("a".into(), String::new())));
+        assert!(pair("a").is_err());
+    }
+}

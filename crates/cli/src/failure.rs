@@ -1,0 +1,33 @@
+//! A failure is one line on stderr: what, why, and what to do.
+
+use std::io::Write;
+
+/// Writes `keystrata: <command>: <error and its causes>`.
+pub(crate) fn report(command: &str, error: &anyhow::Error) {
+    let line = one_line(&format!("keystrata: {command}: {error:#}"));
+    // Nobody is left to tell if stderr is closed; the status still says it.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// `text` with line breaks and other control characters escaped, as file names and names from outside may hold some.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_cannot_break_the_line_or_move_the_cursor() {
+        assert_eq!(one_line("a\nb\r\x1b[2Jc größe"), "a\\nb\\r\\u{1b}[2Jc größe");
+    }
+}

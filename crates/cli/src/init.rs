@@ -1,0 +1,153 @@
+//! `keystrata init`: makes what is missing of store, root key and settings file, and overwrites nothing.
+
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use keystrata_hierarchy::{KekStore, RootKey, RootKeyId};
+use keystrata_kms::LocalRootKey;
+use keystrata_primitives::Wrapper;
+use keystrata_store::SqliteKekStore;
+use serde_json::json;
+
+use crate::{
+    args::{InitArgs, SettingsArgs},
+    config::{self, ConfigFile},
+    keys, output,
+    settings::{RootLocation, StoreLocation, below},
+};
+
+pub(crate) async fn run(args: &InitArgs, settings: &SettingsArgs) -> Result<()> {
+    let plan = Plan::new(settings)?;
+    let root_id = plan.carry_out().await?;
+    output::print(&if args.json { plan.json(&root_id) } else { plan.text() })
+}
+
+/// What there shall be, and which of it is to be made.
+struct Plan {
+    store: StoreLocation,
+    make_store: bool,
+    root: RootLocation,
+    make_root: bool,
+    config: PathBuf,
+    make_config: bool,
+}
+
+impl Plan {
+    fn new(settings: &SettingsArgs) -> Result<Self> {
+        let config = settings.config.clone().unwrap_or_else(|| config::DEFAULT_NAME.into());
+        let make_config = is_missing(&config)?;
+        let file = if make_config { None } else { ConfigFile::load(Some(&config))? };
+        let folder = config::folder_of(&config);
+        let store = match choose("store", settings.store.as_ref(), file.as_ref().map(|file| &file.store), &config)? {
+            Some(store) => store,
+            None => StoreLocation::Sqlite(below(&folder, Path::new("keystrata.db"))),
+        };
+        let root = match choose("root", settings.root.as_ref(), file.as_ref().map(|file| &file.root), &config)? {
+            Some(root) => root,
+            None => RootLocation::Local(below(&folder, Path::new("keystrata.key"))),
+        };
+        let (make_store, make_root) = (is_missing(store.path())?, is_missing(root.path())?);
+        Ok(Self { store, make_store, root, make_root, config, make_config })
+    }
+
+    /// Store first and root key second: a step that fails leaves an empty store at worst, and the next run goes on from it.
+    async fn carry_out(&self) -> Result<RootKeyId> {
+        if !(self.make_store || self.make_root || self.make_config) {
+            bail!(
+                "{}, {} and {} are already there and stay as they are: use them, or start in another folder",
+                self.root,
+                self.store,
+                self.config.display()
+            );
+        }
+        let existing_root = if self.make_root { None } else { Some(keys::open_root(&self.root)?) };
+        let store = if self.make_store {
+            SqliteKekStore::open(self.store.path()).await?
+        } else {
+            keys::open_store(&self.store).await?
+        };
+        self.check_match(&store, existing_root.as_ref()).await?;
+        let root = match existing_root {
+            Some(root) => root,
+            None => LocalRootKey::create(self.root.path())?,
+        };
+        if self.make_config {
+            ConfigFile::create(&self.config, &self.store, &self.root)
+                .with_context(|| format!("settings file {} cannot be written", self.config.display()))?;
+        }
+        Ok(root.id().clone())
+    }
+
+    /// KEKs that the root key cannot unwrap are as good as lost; say so now, not at the first open.
+    async fn check_match(&self, store: &SqliteKekStore, root: Option<&LocalRootKey>) -> Result<()> {
+        let Some(record) = store.primaries(None, 1).await?.into_iter().next() else { return Ok(()) };
+        let Some(root) = root else {
+            bail!(
+                "{} holds KEKs and {} is not there: restore that key file from its backup, a new one cannot open them",
+                self.store,
+                self.root
+            );
+        };
+        let is_ours = |wrapper: &Wrapper| matches!(wrapper, Wrapper::Root(id) if id == root.id());
+        if !record.wraps.iter().any(|wrap| is_ours(&wrap.wrapper)) {
+            bail!("the KEKs in {} are not wrapped by {}: name the root key that wrapped them", self.store, self.root);
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let verb = |made| if made { "made" } else { "kept" };
+        let (root, store) = (self.root.path().display(), self.store.path().display());
+        format!(
+            "{} root key   {root}\n{} KEK store  {store}\n{} settings   {}\n\n\
+             Back up both {root} and {store}, in different places: without either, nothing sealed opens again, and who\n\
+             has both opens everything. Keep the root key out of version control.\n",
+            verb(self.make_root),
+            verb(self.make_store),
+            verb(self.make_config),
+            self.config.display(),
+        )
+    }
+
+    fn json(&self, root_id: &RootKeyId) -> String {
+        let facts = json!({
+            "store": { "location": self.store.to_string(), "made": self.make_store },
+            "root": { "location": self.root.to_string(), "id": root_id.as_str(), "made": self.make_root },
+            "config": { "location": self.config.display().to_string(), "made": self.make_config },
+        });
+        format!("{facts:#}\n")
+    }
+}
+
+/// A flag or variable, else what the settings file says, else nothing.
+///
+/// An existing file is not changed, so it must say what the next command, without the flag, would need to know.
+fn choose<T: Clone + PartialEq + Display>(
+    name: &str,
+    given: Option<&T>,
+    in_file: Option<&Option<T>>,
+    config: &Path,
+) -> Result<Option<T>> {
+    let config = config.display();
+    match (given, in_file) {
+        (given, None) => Ok(given.cloned()),
+        (_, Some(None)) => bail!("{config} names no {name}: add a line for it, or give another --config"),
+        (Some(given), Some(Some(in_file))) if given != in_file => bail!(
+            "{config} says {name} = {in_file}, not {given}: change that line, leave out --{name}, or give another --config"
+        ),
+        (_, Some(Some(in_file))) => Ok(Some(in_file.clone())),
+    }
+}
+
+/// Whether there is nothing at `path`. What cannot be looked at is not nothing.
+fn is_missing(path: &Path) -> Result<bool> {
+    // A link that leads nowhere is something: it would be replaced or written through.
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+}

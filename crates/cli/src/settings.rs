@@ -1,0 +1,159 @@
+//! Where the store and the root key are: flag, else environment (clap sees to both), else settings file.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Result, bail};
+
+use crate::{args::SettingsArgs, config::ConfigFile};
+
+/// Where the wrapped KEKs are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StoreLocation {
+    /// An SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// Where the root key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RootLocation {
+    /// A key file.
+    Local(PathBuf),
+}
+
+impl StoreLocation {
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        let Self::Sqlite(path) = self;
+        path
+    }
+
+    /// The same place, named from `folder` on if it is a relative path.
+    pub(crate) fn within(&self, folder: &Path) -> Self {
+        let Self::Sqlite(path) = self;
+        Self::Sqlite(below(folder, path))
+    }
+}
+
+impl RootLocation {
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        let Self::Local(path) = self;
+        path
+    }
+
+    /// The same place, named from `folder` on if it is a relative path.
+    pub(crate) fn within(&self, folder: &Path) -> Self {
+        let Self::Local(path) = self;
+        Self::Local(below(folder, path))
+    }
+}
+
+impl FromStr for StoreLocation {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            // SQLite's own name for a database that is gone at exit; KEKs in it would be gone too.
+            Some(("sqlite", ":memory:")) => Err("KEKs must outlive the command: name a file, as in sqlite:keystrata.db"),
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            _ => Err("a store is written sqlite:PATH"),
+        }
+    }
+}
+
+impl FromStr for RootLocation {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("local", path)) if !path.is_empty() => Ok(Self::Local(path.into())),
+            _ => Err("a root key is written local:PATH"),
+        }
+    }
+}
+
+impl fmt::Display for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite:{}", self.path().display())
+    }
+}
+
+impl fmt::Display for RootLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "local:{}", self.path().display())
+    }
+}
+
+impl SettingsArgs {
+    /// The store to use.
+    ///
+    /// # Errors
+    /// If nothing names one, or the settings file cannot be read.
+    pub(crate) fn store(&self) -> Result<StoreLocation> {
+        if let Some(store) = &self.store {
+            return Ok(store.clone());
+        }
+        match ConfigFile::load(self.config.as_deref())?.and_then(|file| file.store) {
+            Some(store) => Ok(store),
+            None => bail!("{}", not_named("store", "--store sqlite:PATH", "KEYSTRATA_STORE")),
+        }
+    }
+
+    /// The root key to use.
+    ///
+    /// # Errors
+    /// If nothing names one, or the settings file cannot be read.
+    pub(crate) fn root(&self) -> Result<RootLocation> {
+        if let Some(root) = &self.root {
+            return Ok(root.clone());
+        }
+        match ConfigFile::load(self.config.as_deref())?.and_then(|file| file.root) {
+            Some(root) => Ok(root),
+            None => bail!("{}", not_named("root key", "--root local:PATH", "KEYSTRATA_ROOT")),
+        }
+    }
+}
+
+/// `path` from `folder` on, without a `./` that nobody typed.
+pub(crate) fn below(folder: &Path, path: &Path) -> PathBuf {
+    if folder == Path::new(".") { path.to_owned() } else { folder.join(path) }
+}
+
+fn not_named(what: &str, flag: &str, variable: &str) -> String {
+    format!("no {what} is named: give {flag}, set {variable}, or run `keystrata init` to make one here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_read_back_as_written() {
+        for text in ["sqlite:keys.db", "sqlite:/var/lib/a b.db", "sqlite:odd:name"] {
+            assert_eq!(text.parse::<StoreLocation>().unwrap().to_string(), text);
+        }
+        assert_eq!("local:root.key".parse::<RootLocation>().unwrap().to_string(), "local:root.key");
+    }
+
+    #[test]
+    fn other_schemes_and_no_path_are_refused() {
+        for text in ["", "keys.db", "sqlite", "sqlite:", "postgres:x", "sqlite::memory:"] {
+            assert!(text.parse::<StoreLocation>().is_err(), "{text}");
+        }
+        for text in ["", "root.key", "local", "local:", "aws-kms:x"] {
+            assert!(text.parse::<RootLocation>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_folder_and_absolute_ones_stay() {
+        let within = |text: &str| text.parse::<StoreLocation>().unwrap().within(Path::new("conf")).to_string();
+        assert_eq!(within("sqlite:keys.db"), "sqlite:conf/keys.db");
+        assert_eq!(within("sqlite:/keys.db"), "sqlite:/keys.db");
+        assert_eq!(below(Path::new("."), Path::new("keys.db")), Path::new("keys.db"));
+    }
+}

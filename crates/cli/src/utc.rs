@@ -1,0 +1,79 @@
+//! Seconds since the Unix epoch as people read them.
+
+use std::fmt;
+
+/// A time in UTC, written `2026-01-31T23:59:59Z`.
+pub(crate) struct Utc(pub(crate) u64);
+
+/// The first second of the year 10,000. Times come from the store, which may hold anything.
+const END: u64 = 253_402_300_800;
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= END {
+            return write!(f, "@{}", self.0);
+        }
+        let (days, second) = (self.0 / 86_400, self.0 % 86_400);
+        let (year, month, day) = date(days);
+        let (hour, minute) = (second / 3600, second / 60 % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+    }
+}
+
+/// Year, month and day of a number of days since 1970, in the Gregorian calendar.
+fn date(days: u64) -> (u64, u64, u64) {
+    const CYCLE: u64 = 146_097; // days in 400 years
+    // Years that begin in March put the leap day last, so a month's length does not depend on the year.
+    let days = days + 719_468; // from 1 March of the year 0
+    let (cycle, day) = (days / CYCLE, days % CYCLE);
+    let year = (day - day / 1460 + day / 36_524 - day / (CYCLE - 1)) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // Five months from March, and again from August, have 153 days.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let is_next_year = month >= 10;
+    (400 * cycle + year + u64::from(is_next_year), if is_next_year { month - 9 } else { month + 3 }, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_times() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_709_164_800, "2024-02-29T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (END - 1, "9999-12-31T23:59:59Z"),
+            (END, "@253402300800"),
+            (u64::MAX, "@18446744073709551615"),
+        ] {
+            assert_eq!(Utc(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_day_of_a_cycle_follows_the_one_before() {
+        let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let length = |year, month| match month {
+            2 => 28 + u64::from(is_leap(year)),
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        let mut expected = (1970, 1, 1);
+        for days in 0..146_097 {
+            assert_eq!(date(days), expected);
+            let (year, month, day) = expected;
+            expected = match (month, day == length(year, month)) {
+                (_, false) => (year, month, day + 1),
+                (12, true) => (year + 1, 1, 1),
+                (_, true) => (year, month + 1, 1),
+            };
+        }
+    }
+}
