@@ -71,7 +71,7 @@ pub(crate) struct SettingsArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// Make a root key, a KEK store and keystrata.toml, so that the other commands need no flags
+/// Make a root key, a KEK store and a settings file, so that the other commands need no flags
 ///
 /// Without --store and --root the files are keystrata.db and keystrata.key next to the settings file. Nothing that exists
 /// is ever overwritten: what is there is checked and kept, what is missing is made, and if nothing is missing the command

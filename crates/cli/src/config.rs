@@ -75,8 +75,10 @@ impl ConfigFile {
             store: Some(format!("sqlite:{}", seen_from(&folder, store.path())?)),
             root: Some(format!("local:{}", seen_from(&folder, root.path())?)),
         };
-        let text = format!("# Written by `keystrata init`. Relative paths start at this file's folder.\n{}",
-            toml::to_string(&content).context("settings cannot be written as TOML")?);
+        let text = format!(
+            "# Written by `keystrata init`. Relative paths start at this file's folder.\n{}",
+            toml::to_string(&content).context("settings cannot be written as TOML")?
+        );
         let mut file = tempfile::Builder::new()
             .prefix(".keystrata-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)) // less the umask: nothing secret in it
@@ -122,7 +124,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_in_one_line() {
-        for text in ["store", "stroe = \"sqlite:x\"", "store = 1", "\nstore = \"mysql:x\"", "root = \"x\"", "[a]\nb=1"] {
+        for text in ["store", "stroe = \"sqlite:x\"", "store = 1", "\nstore = \"mysql:x\"", "root = \"x\"", "[a]\nb=1"]
+        {
             let message = format!("{:#}", parse(text).unwrap_err());
             assert!(!message.contains('\n'), "{message}");
         }

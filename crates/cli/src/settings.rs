@@ -13,7 +13,7 @@ use crate::{args::SettingsArgs, config::ConfigFile};
 /// Where the wrapped KEKs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StoreLocation {
-    /// An SQLite file.
+    /// A database file.
     Sqlite(PathBuf),
 }
 
@@ -58,7 +58,9 @@ impl FromStr for StoreLocation {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             // SQLite's own name for a database that is gone at exit; KEKs in it would be gone too.
-            Some(("sqlite", ":memory:")) => Err("KEKs must outlive the command: name a file, as in sqlite:keystrata.db"),
+            Some(("sqlite", ":memory:")) => {
+                Err("KEKs must outlive the command: name a file, as in sqlite:keystrata.db")
+            }
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
             _ => Err("a store is written sqlite:PATH"),
         }
