@@ -112,6 +112,7 @@ pub(crate) struct SealArgs {
 /// Open an envelope from a file or stdin
 ///
 /// Needs the account and exactly the context pairs it was sealed with. Nothing is written unless every byte is authentic.
+/// A kill while --output is being written can leave a file .keystrata-*.tmp of mode 0600 beside it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -2,11 +2,22 @@
 
 use std::io::Write;
 
+use anyhow::{Error, anyhow};
+use keystrata_hierarchy::EnvelopeError;
+
 /// Writes `keystrata: <command>: <error and its causes>`.
-pub(crate) fn report(command: &str, error: &anyhow::Error) {
+pub(crate) fn report(command: &str, error: &Error) {
     let line = one_line(&format!("keystrata: {command}: {error:#}"));
     // Nobody is left to tell if stderr is closed; the status still says it.
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What an envelope is not, with what to do where the library, which does not know of a command, cannot say it.
+pub(crate) fn of_envelope(error: EnvelopeError) -> Error {
+    match error {
+        EnvelopeError::Empty | EnvelopeError::NotAnEnvelope => anyhow!("{error}; give what `keystrata seal` wrote"),
+        _ => error.into(),
+    }
 }
 
 /// `text` with line breaks and other control characters escaped, as file names and names from outside may hold some.

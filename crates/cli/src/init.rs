@@ -104,7 +104,7 @@ impl Plan {
         format!(
             "{} root key   {root}\n{} KEK store  {store}\n{} settings   {}\n\n\
              Back up both {root} and {store}, in different places: without either, nothing sealed opens again, and who\n\
-             has both opens everything. Keep the root key out of version control.\n",
+             has both opens everything. Copy the store while no command uses it. Keep the root key out of version control.\n",
             verb(self.make_root),
             verb(self.make_store),
             verb(self.make_config),

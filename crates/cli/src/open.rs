@@ -1,11 +1,12 @@
 //! `keystrata open`.
 
-use anyhow::{Context, Error, Result};
-use keystrata_hierarchy::{EnvelopeError, OpenError};
+use anyhow::{Context, Error, Result, anyhow};
+use keystrata_hierarchy::OpenError;
 use zeroize::Zeroizing;
 
 use crate::{
     args::{OpenArgs, SettingsArgs},
+    failure,
     input::Input,
     keys,
     output::{Content, Output},
@@ -25,10 +26,11 @@ pub(crate) async fn run(args: &OpenArgs, settings: &SettingsArgs) -> Result<()> 
 
 /// Adds what to do here where the library's message, which does not know of a command, cannot say it.
 fn with_advice(error: OpenError) -> Error {
-    let advice = match &error {
-        OpenError::Rejected => "give the --account and exactly the --context pairs it was sealed with",
-        OpenError::Envelope(EnvelopeError::Empty | EnvelopeError::NotAnEnvelope) => "give what `keystrata seal` wrote",
-        _ => return error.into(),
-    };
-    anyhow::anyhow!("{error}; {advice}")
+    match error {
+        OpenError::Envelope(error) => failure::of_envelope(error),
+        OpenError::Rejected => {
+            anyhow!("{error}; give the --account and exactly the --context pairs it was sealed with")
+        }
+        _ => error.into(),
+    }
 }

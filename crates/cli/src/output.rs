@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tempfile::NamedTempFile;
 
 use crate::config::folder_of;
@@ -50,7 +50,14 @@ impl Output {
             .suffix(".tmp")
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(folder_of(&target))
-            .with_context(|| format!("{} cannot be written: choose another --output", path.display()))?;
+            .map_err(|error| {
+                // Its own text names the temporary file, of which the user knows nothing.
+                let cause = match error.kind() {
+                    io::ErrorKind::NotFound => "its folder does not exist".to_owned(),
+                    kind => kind.to_string(),
+                };
+                anyhow!("{} cannot be written: {cause}; choose another --output", path.display())
+            })?;
         Ok(Self::File { temporary, target })
     }
 
@@ -104,7 +111,7 @@ fn write_stdout(bytes: &[u8]) -> Result<()> {
     // Not `io::stdout()` itself: its buffer would keep a piece of the plaintext, and flush it at exit unseen.
     let written = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).write_all(bytes));
     written.map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => anyhow::anyhow!("stdout was closed before everything was written"),
+        io::ErrorKind::BrokenPipe => anyhow!("stdout was closed before everything was written"),
         _ => anyhow::Error::new(error).context("stdout cannot be written"),
     })
 }

@@ -169,7 +169,7 @@ fn store_from_the_future() {
     site.write("keystrata.db", &database);
     let commands: [(&[&str], &[u8]); 3] = [(OPEN, &envelope), (SEAL, SECRET), (&["account", "list"], b"")];
     for (command, stdin) in commands {
-        assert_has(&site.refused(command, stdin), &["newer"]);
+        assert_has(&site.refused(command, stdin), &["keystrata.db", "version 9999", "update keystrata"]);
     }
 }
 
