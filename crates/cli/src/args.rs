@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use keystrata_hierarchy::{Context, KeyPath};
 
-use crate::settings::{RootLocation, StoreLocation};
+use crate::{
+    demo::DemoArgs,
+    settings::{RootLocation, StoreLocation},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +41,7 @@ pub(crate) enum Command {
     Open(OpenArgs),
     Inspect(InspectArgs),
     Account(AccountArgs),
+    Demo(DemoArgs),
     Completions(CompletionsArgs),
 }
 
@@ -51,6 +55,7 @@ impl Command {
             Self::Inspect(_) => "inspect",
             Self::Account(AccountArgs { command: AccountCommand::List { .. } }) => "account list",
             Self::Account(AccountArgs { command: AccountCommand::Show { .. } }) => "account show",
+            Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",
         }
     }

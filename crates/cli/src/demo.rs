@@ -7,7 +7,7 @@ mod strategy;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Args, value_parser};
+use clap::value_parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{
@@ -15,12 +15,13 @@ use self::{
     report::{Report, StrategyReport},
     strategy::{Kind, Workload},
 };
+use crate::output;
 
 /// Seal and open real files of many accounts under three strategies and count the KMS calls of each
 ///
 /// Cuts the files of a folder into records, spreads them over accounts as unevenly as tenants are, then seals all, opens
 /// all and compares every byte. The KMS is a key file that answers with an artificial latency; calls are counted there.
-#[derive(Args, Debug)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Strategies:
   direct              every object's key wrapped by the KMS itself: one call to seal, one to open
@@ -57,8 +58,8 @@ fn price(text: &str) -> Result<f64, String> {
     if price.is_finite() && price >= 0.0 { Ok(price) } else { Err("a price is zero or more".to_owned()) }
 }
 
-/// Runs the demo and returns what to print.
-pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<String> {
+/// Runs the strategies one after the other and prints what was found.
+pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.accounts <= args.objects,
         "{} accounts cannot share {} objects: give at least one object for each account",
@@ -81,5 +82,5 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<String> {
     bar.finish_and_clear();
 
     let report = Report::new(&workload, strategies, args.kms_latency_ms, args.price_per_10k);
-    if args.json { report.to_json() } else { Ok(report.to_table(&args.input)) }
+    output::print(&if args.json { report.to_json()? } else { report.to_table(&args.input) })
 }

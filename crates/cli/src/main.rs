@@ -5,6 +5,7 @@ mod account;
 mod args;
 mod completions;
 mod config;
+mod demo;
 mod failure;
 mod init;
 mod input;
@@ -53,6 +54,7 @@ async fn run(Args { command, settings }: Args) -> Result<()> {
         Command::Open(args) => open::run(&args, &settings).await,
         Command::Inspect(args) => inspect::run(&args),
         Command::Account(args) => account::run(&args, &settings).await,
+        Command::Demo(args) => demo::run(&args).await,
         Command::Completions(args) => completions::run(&args),
     }
 }

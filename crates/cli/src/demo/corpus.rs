@@ -19,6 +19,9 @@ const SKIPPED: [&str; 3] = [".git", "target", "node_modules"];
 /// As many files as make a good mix; a home folder is not walked to its end.
 const MAX_FILES: usize = 20_000;
 
+/// Records by their numbers, counted through all files.
+type Records = BTreeMap<u64, Arc<[u8]>>;
+
 /// One record for every object.
 pub(super) struct Corpus {
     records: Vec<Arc<[u8]>>,
@@ -32,8 +35,9 @@ impl Corpus {
     /// Takes `objects` records from the files below `folder`, spread evenly over them. With fewer records than objects
     /// the records are used again.
     pub(super) fn read(folder: &Path, objects: usize) -> anyhow::Result<Self> {
-        let metadata = std::fs::metadata(folder)
-            .map_err(|error| anyhow::anyhow!("cannot read the folder {}: {error}; give another --input", folder.display()))?;
+        let metadata = std::fs::metadata(folder).map_err(|error| {
+            anyhow::anyhow!("cannot read the folder {}: {error}; give another --input", folder.display())
+        })?;
         anyhow::ensure!(metadata.is_dir(), "{} is not a folder; give one to --input", folder.display());
         let files = files_below(folder);
         let total: u64 = files.iter().map(|(_, len)| len.div_ceil(RECORD_BYTES)).sum();
@@ -83,13 +87,13 @@ fn files_below(folder: &Path) -> Vec<(PathBuf, u64)> {
     sized.take(MAX_FILES).collect()
 }
 
-/// The wanted records by their numbers, counted through all files, and how many files they come from.
-fn read_records(files: &[(PathBuf, u64)], wanted: &[u64]) -> anyhow::Result<(BTreeMap<u64, Arc<[u8]>>, usize)> {
+/// The wanted records, and how many files they come from.
+fn read_records(files: &[(PathBuf, u64)], wanted: &[u64]) -> anyhow::Result<(Records, usize)> {
     let mut wanted: Vec<u64> = wanted.to_vec();
     wanted.sort_unstable();
     wanted.dedup();
     let mut wanted = wanted.into_iter().peekable();
-    let mut records = BTreeMap::new();
+    let mut records = Records::new();
     let (mut first, mut used) = (0, 0);
     for (path, len) in files {
         let end = first + len.div_ceil(RECORD_BYTES);

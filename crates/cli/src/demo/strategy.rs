@@ -205,14 +205,14 @@ fn context(object: usize) -> Context {
 /// The account of each object: shares fall with the account's rank (Zipf, exponent 1), and every account has at least
 /// one object. The order is shuffled in a fixed way, so that accounts come and go as they do in a service.
 fn spread(objects: usize, accounts: usize) -> Vec<usize> {
-    let weights: Vec<f64> = (1..=accounts).map(|rank| 1.0 / rank as f64).collect();
-    let total: f64 = weights.iter().sum();
-    let extra = (objects - accounts) as f64;
+    /// The first account's weight, of which the others have fractions.
+    const WHOLE: usize = 1 << 30;
+    let weights: Vec<usize> = (1..=accounts).map(|rank| WHOLE / rank).collect();
+    let total: usize = weights.iter().sum();
+    let extra = objects - accounts;
     let mut spread: Vec<usize> = (0..accounts).collect();
     for (account, weight) in weights.iter().enumerate() {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a million at most
-        let share = (extra * weight / total).floor() as usize;
-        spread.extend(std::iter::repeat_n(account, share));
+        spread.extend(std::iter::repeat_n(account, extra * weight / total));
     }
     // What rounding left over.
     spread.extend((0..accounts).cycle().take(objects - spread.len()));
