@@ -1,0 +1,489 @@
+#!/usr/bin/env python3
+"""Checks the vectors in this folder, and the worked example of ../format.md.
+
+A decoder of its own, written from ../format.md and not from the Rust code: it shares no line with what made the
+vectors. Stops with status 1 at the first disagreement.
+
+    python3 -m venv venv
+    venv/bin/pip install -r requirements.txt
+    venv/bin/python check.py
+"""
+
+import base64
+import hmac
+import json
+import re
+import struct
+import sys
+from pathlib import Path
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+HERE = Path(__file__).resolve().parent
+
+
+class Refused(Exception):
+    """A refusal, by its name on the page."""
+
+
+class Disagreement(Exception):
+    """A vector, or the example, that this program answers otherwise."""
+
+
+# --- Notation
+
+
+def u32le(n):
+    return struct.pack("<I", n)
+
+
+def string(x):
+    return u32le(len(x)) + x
+
+
+def encode_path(segments):
+    return u32le(len(segments)) + b"".join(string(s.encode()) for s in segments)
+
+
+def encode_context(pairs):
+    if len(pairs) > 64:
+        raise Refused("context-too-many-pairs")
+    encoded = u32le(len(pairs)) + b"".join(string(n) + string(v) for n, v in sorted(pairs))
+    if len(encoded) > 8192:
+        raise Refused("context-too-long")
+    names = [name for name, _ in pairs]
+    if b"" in names:
+        raise Refused("context-empty-name")
+    if len(set(names)) != len(names):
+        raise Refused("context-duplicate-name")
+    return encoded
+
+
+# --- Suite 1
+
+
+def kdf(key, message, length):
+    return blake3(message, key=key).digest(length=length)
+
+
+def hchacha20(key, nonce16):
+    """The subkey of XChaCha20: draft-irtf-cfrg-xchacha-03, section 2.2."""
+    state = list(struct.unpack("<4I", b"expand 32-byte k") + struct.unpack("<8I4I", key + nonce16))
+
+    def rotate(x, bits):
+        return (x << bits | x >> (32 - bits)) & 0xFFFFFFFF
+
+    def quarter(a, b, c, d):
+        for x, y, z, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            state[x] = (state[x] + state[y]) & 0xFFFFFFFF
+            state[z] = rotate(state[z] ^ state[x], bits)
+
+    for _ in range(10):
+        for i in range(4):
+            quarter(i, 4 + i, 8 + i, 12 + i)
+        for i in range(4):
+            quarter(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4)
+    return struct.pack("<8I", *state[:4], *state[12:])
+
+
+def xchacha(key, nonce):
+    """The cipher and nonce of RFC 8439 that XChaCha20-Poly1305 comes down to."""
+    return ChaCha20Poly1305(hchacha20(key, nonce[:16])), bytes(4) + nonce[16:]
+
+
+def xchacha_open(key, nonce, sealed, aad):
+    cipher, inner = xchacha(key, nonce)
+    try:
+        return cipher.decrypt(inner, sealed, aad)
+    except InvalidTag:
+        raise Refused("rejected") from None
+
+
+def xchacha_seal(key, nonce, plaintext, aad):
+    cipher, inner = xchacha(key, nonce)
+    return cipher.encrypt(inner, plaintext, aad)
+
+
+# --- Key encryption keys
+
+
+def kek_message(suite, version, kek_id, path):
+    return string(b"keystrata v1 kek") + bytes([suite]) + u32le(version) + kek_id + encode_path(path)
+
+
+def derive_kek(secret, suite, version, kek_id, path):
+    both = kdf(secret, kek_message(suite, version, kek_id, path), 64)
+    return both[:32], both[32:]
+
+
+def child_wrap_aad(parent_suite, parent_id, parent_path, child_id, child_version, child_path):
+    return (
+        string(b"keystrata v1 kek wrap")
+        + bytes([parent_suite])
+        + parent_id
+        + encode_path(parent_path)
+        + child_id
+        + u32le(child_version)
+        + encode_path(child_path)
+    )
+
+
+# --- KEK record, version 1
+
+
+class Reader:
+    def __init__(self, data):
+        self.data = data
+
+    def take(self, n):
+        if n > len(self.data):
+            raise Refused("malformed")
+        head, self.data = self.data[:n], self.data[n:]
+        return head
+
+    def u32(self):
+        return struct.unpack("<I", self.take(4))[0]
+
+    def u64(self):
+        return struct.unpack("<Q", self.take(8))[0]
+
+    def string(self, least, most):
+        n = self.u32()
+        if not least <= n <= most:
+            raise Refused("malformed")
+        return self.take(n)
+
+    def text(self, least, most):
+        try:
+            return self.string(least, most).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused("malformed") from None
+
+    def path(self):
+        n = self.u32()
+        if not 1 <= n <= 8:
+            raise Refused("malformed")
+        return [self.text(1, 128) for _ in range(n)]
+
+
+STATES = {1: "primary", 2: "retired", 3: "disabled", 4: "destroyed"}
+
+
+def is_control(c):
+    return ord(c) <= 0x1F or 0x7F <= ord(c) <= 0x9F
+
+
+def parse_record(data):
+    if len(data) > 131_072:
+        raise Refused("malformed")
+    if data[:2] != b"KR":
+        raise Refused("not-a-record")
+    r = Reader(data[2:])
+    if r.take(1) != b"\x01":
+        raise Refused("unknown-version")
+    record = {}
+    record["suite"] = r.take(1)[0]
+    if record["suite"] != 1:
+        raise Refused("unknown-suite")
+    state = r.take(1)[0]
+    if state not in STATES:
+        raise Refused("unknown-state")
+    record["state"] = STATES[state]
+    record["version"] = r.u32()
+    if record["version"] == 0:
+        raise Refused("malformed")
+    record["kek_id"] = r.take(16).hex()
+    record["check"] = r.take(32).hex()
+    record["created_at"] = r.u64()
+    record["retired_at"] = r.u64()
+    record["path"] = r.path()
+    n = r.u32()
+    if n != 0 if state == 4 else not 1 <= n <= 8:
+        raise Refused("malformed")
+    record["wraps"] = [parse_wrap(r) for _ in range(n)]
+    if r.data:
+        raise Refused("malformed")
+    return record
+
+
+def parse_wrap(r):
+    kind = r.take(1)[0]
+    if kind == 1:
+        wrap = {"root": {"id": r.text(1, 2048)}}
+        if any(map(is_control, wrap["root"]["id"])):
+            raise Refused("malformed")
+    elif kind == 2:
+        wrap = {"parent": {"path": r.path(), "kek_id": r.take(16).hex()}}
+    else:
+        raise Refused("unknown-wrapper")
+    next(iter(wrap.values()))["wrapped"] = r.string(1, 8192).hex()
+    return wrap
+
+
+# --- Envelope, version 1
+
+
+def dek_wrap_aad(suite, kek_id, path):
+    return string(b"keystrata v1 dek wrap") + bytes([suite]) + kek_id + encode_path(path)
+
+
+def payload_message(suite, path, context):
+    return string(b"keystrata v1 payload") + bytes([suite]) + encode_path(path) + context
+
+
+def chunk_nonce(base, i):
+    return bytes(a ^ b for a, b in zip(base, i.to_bytes(12, "big")))
+
+
+def open_envelope(kek, suite, kek_id, path, pairs, envelope):
+    if not envelope:
+        raise Refused("empty")
+    if envelope[:2] != b"KS"[: len(envelope)]:
+        raise Refused("not-an-envelope")
+    if len(envelope) < 3:
+        raise Refused("truncated")
+    if envelope[2] != 1:
+        raise Refused("unknown-version")
+    if len(envelope) < 4:
+        raise Refused("truncated")
+    if envelope[3] != 1:
+        raise Refused("unknown-suite")
+    if len(envelope) < 124:
+        raise Refused("truncated")
+    full, rest = divmod(len(envelope) - 124, 16_400)
+    if rest < 16:
+        raise Refused("truncated")
+    if full >= 2**32:
+        raise Refused("too-long")
+    context = encode_context(pairs)
+    if envelope[3] != suite:
+        raise Refused("suite-mismatch")
+    if envelope[4:20] != kek_id:
+        raise Refused("rejected")
+    dek = xchacha_open(kek, envelope[20:44], envelope[44:92], dek_wrap_aad(suite, kek_id, path))
+    payload = kdf(dek, payload_message(suite, path, context), 76)
+    key, base, commitment = payload[:32], payload[32:44], payload[44:]
+    if not hmac.compare_digest(commitment, envelope[92:124]):
+        raise Refused("rejected")
+    plaintext = bytearray()
+    for i in range(full + 1):
+        start = 124 + 16_400 * i
+        try:
+            plaintext += ChaCha20Poly1305(key).decrypt(chunk_nonce(base, i), envelope[start : start + 16_400], None)
+        except InvalidTag:
+            raise Refused("rejected") from None
+    if len(plaintext) != 16_384 * full + rest - 16 or len(envelope) != envelope_length(len(plaintext)):
+        raise Disagreement("the page's formulas of length do not agree")
+    return bytes(plaintext)
+
+
+def envelope_length(n):
+    return 124 + n + 16 * (n // 16_384 + 1)
+
+
+# --- Plain form
+
+
+def open_plain(key, sealed):
+    if len(sealed) < 40:
+        raise Refused("rejected")
+    return xchacha_open(key, sealed[:24], sealed[24:], b"")
+
+
+# --- The files
+
+
+def unhex(text):
+    if not re.fullmatch(r"(?:[0-9a-f]{2})*", text):
+        raise Disagreement(f"not lower-case hexadecimal: {text[:40]}")
+    return bytes.fromhex(text)
+
+
+def fields(vector, *names):
+    """The values of exactly these fields, besides name, comment and expected."""
+    if set(vector) != {"name", "comment", "expected", *names}:
+        raise Disagreement(f"fields {sorted(vector)}")
+    return [vector[name] for name in names]
+
+
+def run_open(vector, earlier):
+    kek, suite, kek_id, path, pairs, source = fields(
+        vector, "kek", "suite", "kek_id", "path", "context", "envelope"
+    )
+    [(form, value)] = source.items()
+    if form == "hex":
+        envelope = unhex(value)
+    elif form == "base64":
+        envelope = base64.b64decode(value, validate=True)
+    elif form == "slices":
+        envelope = b"".join(earlier[s["vector"]][s["start"] : s["end"]] for s in value)
+    else:
+        raise Disagreement(f"envelope as {form}")
+    earlier[vector["name"]] = envelope
+    pairs = [(unhex(name), unhex(value)) for name, value in pairs]
+    return {"plaintext": open_envelope(unhex(kek), suite, unhex(kek_id), path, pairs, envelope).hex()}
+
+
+def run_record(vector, _):
+    (record,) = fields(vector, "record")
+    return {"record": parse_record(unhex(record))}
+
+
+def run_derive(vector, _):
+    secret, suite, version, kek_id, path, check = fields(
+        vector, "secret", "suite", "version", "kek_id", "path", "check"
+    )
+    kek, own = derive_kek(unhex(secret), suite, version, unhex(kek_id), path)
+    if not hmac.compare_digest(own, unhex(check)):
+        raise Refused("check-mismatch")
+    return {"kek": kek.hex()}
+
+
+def run_child(vector, _):
+    kek, suite, parent_id, parent_path, version, child_id, child_path, wrapped = fields(
+        vector,
+        "parent_kek",
+        "parent_suite",
+        "parent_kek_id",
+        "parent_path",
+        "child_version",
+        "child_kek_id",
+        "child_path",
+        "wrapped",
+    )
+    wrapped = unhex(wrapped)
+    if len(wrapped) != 72:
+        raise Refused("rejected")
+    aad = child_wrap_aad(suite, unhex(parent_id), parent_path, unhex(child_id), version, child_path)
+    return {"secret": xchacha_open(unhex(kek), wrapped[:24], wrapped[24:], aad).hex()}
+
+
+def run_plain(vector, _):
+    key, sealed = fields(vector, "key", "sealed")
+    return {"plaintext": open_plain(unhex(key), unhex(sealed)).hex()}
+
+
+FILES = {
+    "envelope_open.json": ("open an envelope", run_open),
+    "kek_record_parse.json": ("parse a KEK record", run_record),
+    "kek_derive.json": ("derive a KEK and compare its check", run_derive),
+    "child_unwrap.json": ("unwrap a KEK's secret with its parent", run_child),
+    "plain_open.json": ("open the plain form", run_plain),
+}
+
+
+def expected_outcome(expected):
+    """What `expected` says, with a repeated plaintext written out."""
+    if set(expected) != {"plaintext_repeat"}:
+        return expected
+    repeat = expected["plaintext_repeat"]
+    pattern, length = unhex(repeat["pattern"]), repeat["len"]
+    plaintext = (pattern * (length // len(pattern) + 1))[:length]
+    if blake3(plaintext).hexdigest() != repeat["blake3"]:
+        raise Disagreement("the repeated plaintext has another hash")
+    return {"plaintext": plaintext.hex()}
+
+
+def check_file(name):
+    operation, run = FILES[name]
+    content = json.loads((HERE / name).read_text(encoding="utf-8"))
+    if set(content) != {"operation", "vectors"} or content["operation"] != operation:
+        raise Disagreement(f"{name}: not a file of vectors to {operation}")
+    earlier = {}
+    for vector in content["vectors"]:
+        where = f"{name}: {vector['name']}"
+        try:
+            outcome = run(vector, earlier)
+        except Refused as refused:
+            outcome = {"error": str(refused)}
+        except Disagreement as error:
+            raise Disagreement(f"{where}: {error}") from None
+        expected = expected_outcome(vector["expected"])
+        if outcome != expected:
+            raise Disagreement(f"{where}: expected {str(expected)[:200]}, got {str(outcome)[:200]}")
+    return len(content["vectors"])
+
+
+# --- The worked example
+
+
+def check_example():
+    page = (HERE.parent / "format.md").read_text(encoding="utf-8")
+    block = page.split("<!-- example: begin -->")[1].split("<!-- example: end -->")[0]
+    values, name = {}, None
+    for line in block.strip().splitlines()[1:-1]:
+        name = line[:18].strip() or name
+        values[name] = values.get(name, b"") + unhex(line[18:])
+
+    def check(name, value):
+        if values.pop(name) != value:
+            raise Disagreement(f"format.md: the example's {name} is not {value.hex()}")
+
+    secret, kek_id, dek = values.pop("secret"), values.pop("KEK id"), values.pop("DEK")
+    wrap_nonce, plaintext = values.pop("wrap nonce"), values.pop("plaintext")
+    child_id, child_secret = values.pop("child KEK id"), values.pop("child secret")
+    child_nonce = values.pop("child nonce")
+    path, child_path = ["acme"], ["acme", "billing"]
+
+    check("path", encode_path(path))
+    check("KEK message", kek_message(1, 1, kek_id, path))
+    kek, own_check = derive_kek(secret, 1, 1, kek_id, path)
+    check("KEK", kek)
+    check("check", own_check)
+    wraps = u32le(1) + b"\x01" + string(b"example:root") + string(b"wrapped")
+    times = struct.pack("<QQ", 1_700_000_000, 0)
+    check("record", b"KR\x01\x01\x01" + u32le(1) + kek_id + own_check + times + encode_path(path) + wraps)
+
+    context = encode_context([(b"row", b"42")])
+    check("context", context)
+    aad = dek_wrap_aad(1, kek_id, path)
+    check("DEK wrap AAD", aad)
+    wrapped = xchacha_seal(kek, wrap_nonce, dek, aad)
+    check("wrapped DEK", wrapped)
+    message = payload_message(1, path, context)
+    check("payload message", message)
+    payload = kdf(dek, message, 76)
+    check("payload key", payload[:32])
+    check("base nonce", payload[32:44])
+    check("commitment", payload[44:])
+    chunk = ChaCha20Poly1305(payload[:32]).encrypt(chunk_nonce(payload[32:44], 0), plaintext, None)
+    check("chunk 0", chunk)
+    check("envelope", b"KS\x01\x01" + kek_id + wrap_nonce + wrapped + payload[44:] + chunk)
+
+    check("child path", encode_path(child_path))
+    aad = child_wrap_aad(1, kek_id, path, child_id, 1, child_path)
+    check("child wrap AAD", aad)
+    check("wrapped child", child_nonce + xchacha_seal(kek, child_nonce, child_secret, aad))
+    check("plain form", wrap_nonce + xchacha_seal(dek, wrap_nonce, plaintext, b""))
+    if values:
+        raise Disagreement(f"format.md: the example has values nobody checks: {sorted(values)}")
+
+
+def check_hchacha20():
+    """draft-irtf-cfrg-xchacha-03, section 2.2.1."""
+    nonce = bytes.fromhex("000000090000004a0000000031415927")
+    subkey = "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"
+    if hchacha20(bytes(range(32)), nonce).hex() != subkey:
+        raise Disagreement("HChaCha20 of this program does not give the draft's answer")
+
+
+def main():
+    check_hchacha20()
+    check_example()
+    files = {path.name for path in HERE.glob("*.json")}
+    if files != set(FILES):
+        raise Disagreement(f"files {sorted(files ^ set(FILES))}")
+    counts = {name: check_file(name) for name in FILES}
+    for name, count in counts.items():
+        print(f"{count:4} {name}")
+    print(f"{sum(counts.values()):4} vectors and the worked example agree")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Disagreement as error:
+        print(f"check.py: {error}", file=sys.stderr)
+        sys.exit(1)
