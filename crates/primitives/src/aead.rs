@@ -94,3 +94,69 @@ fn open<C: AeadInOut>(
         Mismatch
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAINTEXT: &[u8] = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the \
+                               future, sunscreen would be it.";
+    const AAD: [u8; 12] = [0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7];
+
+    /// `N` bytes that count up from `first`.
+    fn count<const N: usize>(first: u8) -> [u8; N] {
+        let mut out = [0; N];
+        out.iter_mut().zip(first..).for_each(|(byte, number)| *byte = number);
+        out
+    }
+
+    fn first_block(sealed: &[u8]) -> u128 {
+        u128::from_be_bytes(*sealed.first_chunk().unwrap())
+    }
+
+    fn tag(sealed: &[u8]) -> u128 {
+        u128::from_be_bytes(*sealed.last_chunk().unwrap())
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn xchacha20_poly1305_gives_the_drafts_answer() {
+        let (key, nonce) = (count(0x80), count(0x40));
+        let mut sealed = vec![0; PLAINTEXT.len() + TAG_LEN];
+        xchacha_seal(&key, &nonce, &AAD, PLAINTEXT, &mut sealed);
+        assert_eq!(first_block(&sealed), 0xbd6d_179d_3e83_d43b_9576_5794_93c0_e939);
+        assert_eq!(tag(&sealed), 0xc087_5924_c1c7_9879_47de_afd8_780a_cf49);
+        let mut opened = vec![0; PLAINTEXT.len()];
+        assert_eq!(xchacha_open(&key, &nonce, &AAD, &sealed, &mut opened), Ok(()));
+        assert_eq!(opened, PLAINTEXT);
+    }
+
+    /// RFC 8439, section 2.8.2.
+    #[test]
+    fn chacha20_poly1305_gives_the_rfcs_answer() {
+        let key: [u8; 32] = count(0x80);
+        let mut nonce: [u8; CHUNK_NONCE_LEN] = count(0x3c);
+        nonce[..4].copy_from_slice(&[7, 0, 0, 0]);
+        let mut sealed = vec![0; PLAINTEXT.len() + TAG_LEN];
+        seal(&ChaCha20Poly1305::new((&key).into()), (&nonce).into(), &AAD, PLAINTEXT, &mut sealed);
+        assert_eq!(first_block(&sealed), 0xd31a_8d34_648e_60db_7b86_afbc_53ef_7ec2);
+        assert_eq!(tag(&sealed), 0x1ae1_0b59_4f09_e26a_7e90_2ecb_d060_0691);
+    }
+
+    #[test]
+    fn output_is_zero_after_a_mismatch_and_other_lengths_are_one() {
+        let key = count(0);
+        let mut sealed = [0; 5 + TAG_LEN];
+        ChunkCipher::new(&key).seal(&[0; 12], b"five!", &mut sealed);
+        sealed[0] ^= 1;
+        let mut out = [0xff; 5];
+        assert_eq!(ChunkCipher::new(&key).open(&[0; 12], &sealed, &mut out), Err(Mismatch));
+        assert_eq!(out, [0; 5]);
+        sealed[0] ^= 1;
+        for len in [0, 4, 6, 30] {
+            assert_eq!(ChunkCipher::new(&key).open(&[0; 12], &sealed, &mut vec![0; len]), Err(Mismatch), "{len}");
+        }
+        assert_eq!(ChunkCipher::new(&key).open(&[0; 12], &sealed, &mut out), Ok(()));
+        assert_eq!(&out, b"five!");
+    }
+}

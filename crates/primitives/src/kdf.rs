@@ -25,3 +25,27 @@ pub(crate) fn derive(suite: Suite, key: &[u8; SecretKey::LEN], message: &[&[u8]]
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BLAKE3's own `test_vectors.json`, keyed mode, the input of no bytes.
+    #[test]
+    fn keyed_blake3_gives_its_authors_answer() {
+        let mut out = [0; 32];
+        derive(Suite::XChaCha20Poly1305, b"whats the Elvish word for friend", &[], &mut out);
+        let halves = out.as_chunks().0.iter().map(|half| u128::from_be_bytes(*half)).collect::<Vec<_>>();
+        let expected = [0x92b2_b756_04ed_3c76_1f9d_6f62_392c_8a92, 0x27ad_0ea3_f095_73e7_83f1_498a_4ed6_0d26];
+        assert_eq!(halves, expected);
+    }
+
+    #[test]
+    fn message_parts_are_joined_and_a_longer_output_begins_like_a_shorter_one() {
+        let run = |parts: &[&[u8]], out: &mut [u8]| derive(Suite::XChaCha20Poly1305, &[1; 32], parts, out);
+        let (mut short, mut long) = ([0; 32], [0; 76]);
+        run(&[b"ab", b"", b"c"], &mut short);
+        run(&[b"abc"], &mut long);
+        assert_eq!(short, long[..32]);
+    }
+}

@@ -35,7 +35,7 @@ use self::{
     example::Example,
     make::identity,
     schema::{
-        DeriveKek, Derived, EnvelopeBytes, File, Hex, OpenEnvelope, OpenPlain, ParseRecord, ParsedRecord, Opened,
+        DeriveKek, Derived, EnvelopeBytes, File, Hex, OpenEnvelope, OpenPlain, Opened, ParseRecord, ParsedRecord,
         Refusal, UnwrapChild, Unwrapped,
     },
 };
