@@ -9,7 +9,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use keystrata_hierarchy::{Creation, KekStore, KekVersion, KeyPath, StoreError, test_util::conformance};
+use keystrata_hierarchy::{
+    Context as Pairs, Creation, Hierarchy, KekStore, KekVersion, KeyPath, StoreError, test_util::conformance,
+};
+use keystrata_kms::LocalRootKey;
 use keystrata_store::SqliteKekStore;
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
@@ -368,4 +371,24 @@ async fn a_path_of_eight_long_segments_pages_and_reads() {
     drop(store);
     let store = SqliteKekStore::open_existing(&file).await.unwrap();
     assert_eq!(store.primaries(None, 1).await.unwrap(), [long]);
+}
+
+#[tokio::test]
+async fn what_an_engine_sealed_another_opens_after_a_restart() {
+    let (folder, file) = folder();
+    let key_file = folder.path().join("root.key");
+    LocalRootKey::create(&key_file).unwrap();
+    let pairs = Pairs::new().with("row", "42");
+    let mut sealed = Vec::new();
+    for process in 0..2 {
+        let root = Arc::new(LocalRootKey::open(&key_file).unwrap());
+        let store = SqliteKekStore::open(&file).await.unwrap();
+        let keys = Hierarchy::builder().root_key(Arc::clone(&root)).store(store).build().unwrap();
+        let acme = keys.account("acme").unwrap();
+        if process == 0 {
+            sealed = acme.seal(b"secret", &pairs).await.unwrap();
+        }
+        assert_eq!(acme.open(&sealed, &pairs).await.unwrap(), b"secret");
+        assert_eq!(root.calls(), 1);
+    }
 }
