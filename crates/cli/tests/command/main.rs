@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
+mod demo;
 mod facts;
 mod init;
 mod output;
