@@ -8,7 +8,7 @@ use keystrata_primitives::{
 };
 
 use crate::{
-    engine::{AccountState, Engine},
+    engine::{AccountState, Owner},
     error::{OpenError, SealError},
 };
 
@@ -22,12 +22,12 @@ const CACHED_TRIES: usize = 2;
 /// `tokio::task::block_in_place` or a blocking thread if other tasks must not wait that long.
 #[derive(Clone)]
 pub struct Account {
-    engine: Arc<Engine>,
+    engine: Arc<Owner>,
     state: Arc<AccountState>,
 }
 
 impl Account {
-    pub(crate) fn new(engine: Arc<Engine>, path: KeyPath) -> Self {
+    pub(crate) fn new(engine: Arc<Owner>, path: KeyPath) -> Self {
         let state = engine.account(path);
         Self { engine, state }
     }
@@ -53,11 +53,13 @@ impl Account {
     ///
     /// # Cancellation
     /// Dropping the future is safe at any point. A KMS call under way goes on for whoever else waits, and its result is
-    /// kept; a KEK that was being made may be in the store afterwards, and the next seal uses it.
+    /// kept; a KEK that was being made may be in the store afterwards, and the next seal uses it. There is no time limit
+    /// here: a root key or a store that never answers keeps its callers waiting, though not those who come 30 seconds
+    /// later.
     pub async fn seal(&self, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, SealError> {
         let seal = |kek: &Kek<'_>| envelope::seal(kek, context, plaintext);
         let now = self.engine.now();
-        if let Some(kek) = Engine::primary_at_hand(&self.state, now)
+        if let Some(kek) = self.engine.primary_at_hand(&self.state, now)
             && let Some(sealed) = kek.with_key(now, seal)
         {
             return Ok(sealed?);

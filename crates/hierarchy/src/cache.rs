@@ -88,6 +88,20 @@ impl KekCache {
         found.is_live(now).then_some(found)
     }
 
+    /// Makes sure that a KEK could be put in now, before a call is paid for it. Where the memory's policy allows no more
+    /// slots, the KEK with the nearest deadline makes room.
+    pub(crate) fn make_room(&self) -> Result<(), KeyError> {
+        self.start_sweeper()?;
+        let Err(error) = self.shared.arena.ensure_free() else { return Ok(()) };
+        match self.shared.index().take_nearest() {
+            Some(nearest) => {
+                nearest.slot.wipe();
+                Ok(())
+            }
+            None => Err(KeyError::Memory(error)),
+        }
+    }
+
     /// Puts a KEK in, to be used until `deadline`. Whichever KEK has the nearest deadline makes room if it must.
     pub(crate) fn install(
         &self,
@@ -98,6 +112,16 @@ impl KekCache {
         self.start_sweeper()?;
         let was_degraded = self.memory().is_degraded();
         let slot = self.shared.arena.store(derived.expose_secret()).map_err(KeyError::Memory)?;
+        let kek = Arc::new(CachedKek { identity, slot, deadline });
+        let now = self.shared.clock.now();
+        let inserted = self.shared.index().insert(Arc::clone(&kek), now);
+        for displaced in inserted.displaced {
+            displaced.slot.wipe();
+        }
+        if inserted.is_due_before_sweeper_wakes {
+            self.shared.alarm.ring();
+        }
+        // Last: whatever a subscriber does, the key is in the index and will be overwritten.
         let report = self.memory();
         if report.is_degraded() && !was_degraded {
             tracing::warn!(
@@ -107,15 +131,22 @@ impl KekCache {
                 "key memory lacks a protection; raise RLIMIT_MEMLOCK if bytes are unlocked"
             );
         }
-        let kek = Arc::new(CachedKek { identity, slot, deadline });
-        let inserted = self.shared.index().insert(Arc::clone(&kek));
-        for displaced in inserted.displaced {
-            displaced.slot.wipe();
-        }
-        if inserted.is_due_before_sweeper_wakes {
-            self.shared.alarm.ring();
-        }
         Ok(kek)
+    }
+
+    /// Overwrites one KEK now.
+    pub(crate) fn discard(&self, kek: &Arc<CachedKek>) {
+        self.shared.index().remove(kek);
+        kek.slot.wipe();
+    }
+
+    /// Overwrites all KEKs, and from now on whatever is put in.
+    pub(crate) fn close(&self) {
+        let all = self.shared.index().close();
+        for kek in all {
+            kek.slot.wipe();
+        }
+        self.shared.alarm.ring();
     }
 
     /// How many KEKs are held, those that are due in this instant included.
@@ -130,7 +161,8 @@ impl KekCache {
     /// The thread starts with the first key: an engine that only builds handles costs none.
     fn start_sweeper(&self) -> Result<(), KeyError> {
         let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if sweeper.is_none() {
+        // One that ended, since a clock panicked, is replaced.
+        if sweeper.as_ref().is_none_or(JoinHandle::is_finished) {
             let shared = Arc::clone(&self.shared);
             shared.clock.expect_sleeper(&shared.alarm);
             let thread = std::thread::Builder::new().name("keystrata-sweep".into());
@@ -138,7 +170,7 @@ impl KekCache {
             let started = thread.spawn(move || sweeper::run(&shared));
             *sweeper = Some(started.map_err(|error| {
                 tracing::error!(%error, "cannot start the thread that overwrites expired keys");
-                KeyError::Interrupted("the system has no thread left for the key sweeper")
+                KeyError::NoSweeper
             })?);
         }
         Ok(())
@@ -147,11 +179,7 @@ impl KekCache {
 
 impl Drop for KekCache {
     fn drop(&mut self) {
-        let all = self.shared.index().close();
-        for kek in all {
-            kek.slot.wipe();
-        }
-        self.shared.alarm.ring();
+        self.close();
         if let Some(sweeper) = self.sweeper.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             // It owns no engine, so it cannot be the thread that drops this one; it leaves at its next look.
             let _ = sweeper.join();
@@ -162,5 +190,112 @@ impl Drop for KekCache {
 impl fmt::Debug for KekCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KekCache").field("len", &self.len()).field("memory", &self.memory()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keystrata_primitives::{KekVersion, SecretKey, Suite};
+
+    use super::*;
+    use crate::{clock::SystemClock, test_util::ManualClock};
+
+    fn identity(n: u8) -> KekIdentity {
+        let (id, path) = (KekId::from_bytes([n; 16]), KeyPath::account("acme").unwrap());
+        KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path }
+    }
+
+    fn install(cache: &KekCache, n: u8, life: Duration) -> Arc<CachedKek> {
+        let derived = identity(n).derive(&SecretKey::from_slice(&[n; 32]).unwrap());
+        cache.install(identity(n), &derived, cache.shared.clock.now().after(life)).unwrap()
+    }
+
+    #[test]
+    fn debug_shows_no_byte_of_a_key() {
+        let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
+        let secret = SecretKey::from_slice(&[7; 32]).unwrap();
+        let derived = identity(7).derive(&secret);
+        let kek = install(&cache, 7, Duration::from_secs(1));
+        let shown = format!("{cache:?} {kek:?} {:?} {derived:?} {secret:?}", kek.slot).to_lowercase();
+        let key = derived.expose_secret();
+        for [a, b, c] in key.array_windows() {
+            assert!(!shown.contains(&format!("{a}, {b}, {c}")), "{shown}");
+            assert!(!shown.contains(&format!("{a:02x}{b:02x}{c:02x}")), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_discarded_kek_is_overwritten_and_another_of_its_name_is_not() {
+        let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
+        let first = install(&cache, 1, Duration::from_secs(1));
+        let second = install(&cache, 1, Duration::from_secs(2));
+        assert!(!first.slot.is_live(), "the second took its place");
+        cache.discard(&first);
+        assert!(second.slot.is_live() && cache.len() == 1);
+        cache.discard(&second);
+        assert!(!second.slot.is_live() && cache.len() == 0);
+    }
+
+    #[test]
+    fn what_is_put_into_a_closed_cache_is_overwritten() {
+        let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
+        let before = install(&cache, 1, Duration::from_secs(1));
+        cache.close();
+        let after = install(&cache, 2, Duration::from_secs(1));
+        assert!(!before.slot.is_live() && !after.slot.is_live());
+        assert_eq!(cache.memory().slots_used, 0);
+    }
+
+    #[test]
+    fn the_system_clocks_sweeper_wakes_for_what_came_while_it_slept() {
+        let cache = KekCache::new(Arc::new(SystemClock), ArenaConfig::default(), 10);
+        for n in 0..3 {
+            // Between rounds it sleeps without an end.
+            let kek = install(&cache, n, Duration::from_millis(5));
+            while kek.slot.is_live() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// A clock whose sweeper's first look panics.
+    #[derive(Debug)]
+    struct Panicking(ManualClock, std::sync::atomic::AtomicBool);
+
+    impl Clock for Panicking {
+        fn now(&self) -> Moment {
+            let is_sweeper = std::thread::current().name() == Some("keystrata-sweep");
+            let panics = is_sweeper && self.1.swap(false, std::sync::atomic::Ordering::SeqCst);
+            assert!(!panics, "as the test wants it to");
+            self.0.now()
+        }
+
+        fn expect_sleeper(&self, alarm: &Arc<Alarm>) {
+            self.0.expect_sleeper(alarm);
+        }
+
+        fn forget_sleeper(&self, alarm: &Arc<Alarm>) {
+            self.0.forget_sleeper(alarm);
+        }
+
+        fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
+            self.0.wait(alarm, until);
+        }
+    }
+
+    #[test]
+    fn a_sweeper_that_died_is_replaced_before_the_next_key_is_taken() {
+        let clock = ManualClock::new();
+        let panicking = Panicking(clock.clone(), true.into());
+        let cache = KekCache::new(Arc::new(panicking), ArenaConfig::default(), 10);
+        install(&cache, 1, Duration::from_secs(1));
+        while !cache.sweeper.lock().unwrap().as_ref().is_some_and(JoinHandle::is_finished) {
+            std::thread::yield_now();
+        }
+        install(&cache, 2, Duration::from_secs(1));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(cache.memory().slots_used, 0);
     }
 }

@@ -48,6 +48,11 @@ pub trait Clock: fmt::Debug + Send + Sync {
         let _ = alarm;
     }
 
+    /// Says that the thread which waited on `alarm` has ended.
+    fn forget_sleeper(&self, alarm: &Arc<Alarm>) {
+        let _ = alarm;
+    }
+
     /// Blocks the calling thread until `until`, or until `alarm` rings, or a little less long.
     ///
     /// `None` waits for the alarm alone. Only the sweeper's own thread calls this.
@@ -89,6 +94,18 @@ impl Alarm {
     #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn silence(&self) -> bool {
         std::mem::take(&mut *self.rings())
+    }
+
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn is_ringing(&self) -> bool {
+        *self.rings()
+    }
+
+    /// Waits until the alarm rings, and leaves it ringing.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn wait_until_ringing(&self) {
+        let rings = self.changed.wait_while(self.rings(), |rings| !*rings);
+        drop(rings.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn rings(&self) -> MutexGuard<'_, bool> {

@@ -1,24 +1,46 @@
 //! Getting an account's KEK: from the cache, from the store through the root key, or by making one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use keystrata_memory::{ArenaConfig, ProcessLocal};
 use keystrata_primitives::{
     DerivedKek, Kek, KekId, KekIdentity, KekRecord, KekState, KekVersion, KeyPath, Suite, WrappedSecret, Wrapper,
 };
+use moka::{policy::EvictionPolicy, sync::Cache};
+use tokio::runtime::Handle;
 
 use crate::{
     cache::{CachedKek, KekCache},
     clock::{Clock, Moment},
-    error::{KeyError, RecordFault, own_record_refused},
+    error::{KeyError, RecordFault},
     flight::Flights,
-    root::{RootContext, RootKey},
+    root::{GeneratedKey, RootContext, RootKey, RootKeyError},
     store::{Creation, KekStore},
 };
 
-/// How long a process goes on sealing under the primary it knows before it asks the store again.
+/// How long a process goes on sealing under the primary it knows before it must have asked the store again.
 const PRIMARY_TTL: Duration = Duration::from_secs(30);
+
+/// From when on it asks in the background, so that nobody waits for a store that answers in time.
+const PRIMARY_RENEWAL: Duration = Duration::from_secs(15);
+
+/// After a store that could not be asked, how long until it is asked again.
+const PRIMARY_RETRY: Duration = Duration::from_secs(1);
+
+/// Waiting longer than this for a store is no use while a KEK is at hand.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a load may be joined. Longer than a KMS call with its retries takes; after it, callers try again for
+/// themselves.
+const LOAD_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -26,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) kek_ttl: Duration,
     pub(crate) capacity: usize,
     pub(crate) memory: ArenaConfig,
+    /// Where loads run; `None`: where they are asked for.
+    pub(crate) runtime: Option<Handle>,
 }
 
 /// What all handles of one hierarchy share.
@@ -44,7 +68,7 @@ pub(crate) struct Engine {
 struct Local {
     cache: KekCache,
     /// Handles' shared state, so that a handle made anew for every request finds the primary at hand.
-    accounts: moka::sync::Cache<KeyPath, Arc<AccountState>>,
+    accounts: Cache<KeyPath, Arc<AccountState>>,
     kek_loads: Arc<Flights<(KeyPath, KekId), Arc<CachedKek>>>,
     primary_loads: Arc<Flights<KeyPath, Arc<CachedKek>>>,
     creations: Arc<Flights<KeyPath, Arc<KekRecord>>>,
@@ -61,7 +85,16 @@ pub(crate) struct AccountState {
 #[derive(Debug)]
 struct Primary {
     kek: Arc<CachedKek>,
+    renew_from: Moment,
     valid_until: Moment,
+    /// Whether somebody has begun to renew it.
+    is_renewing: AtomicBool,
+}
+
+impl Primary {
+    fn new(kek: Arc<CachedKek>, renew_from: Moment, valid_until: Moment) -> Arc<Self> {
+        Arc::new(Self { kek, renew_from, valid_until, is_renewing: AtomicBool::new(false) })
+    }
 }
 
 /// A KEK to use now.
@@ -103,7 +136,11 @@ impl Engine {
         let (local_clock, local_config) = (Arc::clone(&clock), config.clone());
         let local = ProcessLocal::new(move || Local {
             cache: KekCache::new(Arc::clone(&local_clock), local_config.memory.clone(), local_config.capacity),
-            accounts: moka::sync::Cache::new(local_config.capacity as u64),
+            // Least recently used goes first: moka's default would keep idle accounts and turn new ones away.
+            accounts: Cache::builder()
+                .max_capacity(local_config.capacity as u64)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             kek_loads: Flights::new(),
             primary_loads: Flights::new(),
             creations: Flights::new(),
@@ -129,11 +166,38 @@ impl Engine {
         self.config.kek_ttl.is_zero()
     }
 
-    /// The primary at hand: no waiting, no store, no KMS.
-    pub(crate) fn primary_at_hand(account: &AccountState, now: Moment) -> Option<Arc<CachedKek>> {
+    fn runtime(&self) -> Result<Handle, KeyError> {
+        match &self.config.runtime {
+            Some(handle) => Ok(handle.clone()),
+            None => Handle::try_current().map_err(|_| KeyError::NoRuntime),
+        }
+    }
+
+    /// Since when a load begins, and how long it may be joined: never past the life of what it loads.
+    fn load_window(&self) -> (Moment, Duration) {
+        let patience = if self.caches_nothing() { LOAD_PATIENCE } else { LOAD_PATIENCE.min(self.config.kek_ttl) };
+        (self.now(), patience)
+    }
+
+    /// The primary at hand: no waiting, no store, no KMS. Begins to renew it in the background if it is time.
+    pub(crate) fn primary_at_hand(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        now: Moment,
+    ) -> Option<Arc<CachedKek>> {
         let primary = account.primary.load();
         let primary = primary.as_ref()?;
-        (!now.has_reached(primary.valid_until)).then(|| Arc::clone(&primary.kek))
+        if now.has_reached(primary.valid_until) {
+            return None;
+        }
+        if now.has_reached(primary.renew_from)
+            && !primary.is_renewing.swap(true, Ordering::Relaxed)
+            && let Ok(runtime) = self.runtime()
+        {
+            let flights = &self.local.get().primary_loads;
+            flights.begin(&runtime, self.load_window(), account.path.clone(), || self.primary_load(account));
+        }
+        Some(Arc::clone(&primary.kek))
     }
 
     /// A KEK at hand by its id: no waiting, no store, no KMS.
@@ -152,9 +216,22 @@ impl Engine {
         if self.caches_nothing() {
             return self.primary_once(account).await.map(|kek| UsableKek::Once(Box::new(kek)));
         }
-        let (engine, state) = (Arc::clone(self), Arc::clone(account));
-        let load = || async move { engine.load_primary(&state).await };
-        self.local.get().primary_loads.join(account.path.clone(), load).await.map(UsableKek::Cached)
+        let runtime = self.runtime()?;
+        let flights = &self.local.get().primary_loads;
+        if let Some(began) = flights.began(&runtime, account.path.clone())
+            && self.now().has_reached(began.after(STORE_PATIENCE))
+            && let Some(known) = self.known_primary(account)
+        {
+            return Ok(UsableKek::Cached(known)); // the store hangs
+        }
+        let load = || self.primary_load(account);
+        flights.join(&runtime, self.load_window(), account.path.clone(), load).await.map(UsableKek::Cached)
+    }
+
+    /// The last primary, however long ago the store said so, if its KEK may still be used.
+    fn known_primary(&self, account: &AccountState) -> Option<Arc<CachedKek>> {
+        let known = account.primary.load_full()?;
+        known.kek.is_live(self.now()).then(|| Arc::clone(&known.kek))
     }
 
     /// The KEK of this id, to open with.
@@ -162,7 +239,8 @@ impl Engine {
         if self.caches_nothing() {
             return self.kek_once(account, id).await.map(|kek| UsableKek::Once(Box::new(kek)));
         }
-        self.load_kek_shared(&account.path, id, None).await.map(UsableKek::Cached)
+        let runtime = self.runtime()?;
+        self.load_kek_shared(&runtime, &account.path, id, None).await.map(UsableKek::Cached)
     }
 
     /// The primary, unwrapped for one operation and put into no cache.
@@ -179,17 +257,22 @@ impl Engine {
 
     /// Makes the account's first KEK, once for all callers of this process, and keeps nothing but its record.
     async fn created_record(self: &Arc<Self>, path: &KeyPath) -> Result<KekRecord, KeyError> {
+        let runtime = self.runtime()?;
         let (engine, creating) = (Arc::clone(self), path.clone());
         let create = || async move {
             // Another creation may have ended between the caller's look into the store and this one.
             if let Some(record) = engine.stored_primary(&creating).await? {
                 return Ok(Arc::new(record));
             }
-            match engine.create(&creating).await? {
-                Made::Ours(record, _) | Made::Theirs(record) => Ok(Arc::new(*record)),
+            engine.refuse_without_primary(&creating).await?;
+            let (record, _) = engine.generate(&creating).await?;
+            match engine.store_first(&record).await? {
+                Winner::Ours => Ok(Arc::new(record)),
+                Winner::Theirs(record) => Ok(Arc::new(*record)),
             }
         };
-        let created = self.local.get().creations.join(path.clone(), create).await?;
+        let creations = &self.local.get().creations;
+        let created = creations.join(&runtime, self.load_window(), path.clone(), create).await?;
         Ok(KekRecord::clone(&created))
     }
 
@@ -200,13 +283,20 @@ impl Engine {
         Ok(OneTimeKek { identity: record.identity, derived })
     }
 
+    fn primary_load(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+    ) -> impl Future<Output = Result<Arc<CachedKek>, KeyError>> + Send + 'static {
+        let (engine, account) = (Arc::clone(self), Arc::clone(account));
+        async move { engine.load_primary(&account).await }
+    }
+
     /// Runs in a task of its own, once for all callers who wait for this account's primary.
     async fn load_primary(self: &Arc<Self>, account: &AccountState) -> Result<Arc<CachedKek>, KeyError> {
         let path = &account.path;
         let now = self.now();
-        let known = account.primary.load_full();
-        if let Some(known) = &known
-            && !now.has_reached(known.valid_until)
+        if let Some(known) = account.primary.load_full()
+            && !now.has_reached(known.renew_from)
             && known.kek.is_live(now)
         {
             return Ok(Arc::clone(&known.kek)); // another load ended just before this one began
@@ -215,27 +305,31 @@ impl Engine {
             Ok(record) => record,
             Err(error @ KeyError::StoreUnavailable(_)) => {
                 // A store that is down is not a reason to stop: the KEK's own deadline still holds.
-                let known = known.filter(|known| known.kek.is_live(self.now()));
-                return known.map(|known| Arc::clone(&known.kek)).ok_or(error);
+                let known = self.known_primary(account).ok_or(error)?;
+                let retry = self.now().after(PRIMARY_RETRY);
+                account.primary.store(Some(Primary::new(Arc::clone(&known), retry, retry)));
+                return Ok(known);
             }
             Err(error) => return Err(error),
         };
         let read_at = self.now();
+        let runtime = self.runtime()?;
         let kek = match record {
-            Some(record) => self.load_kek_shared(path, record.identity.id, Some(record)).await?,
+            Some(record) => self.load_kek_shared(&runtime, path, record.identity.id, Some(record)).await?,
             None => match self.create(path).await? {
-                Made::Ours(record, (derived, deadline)) => self.install(record.identity, &derived, deadline)?,
-                Made::Theirs(record) => self.load_kek_shared(path, record.identity.id, Some(*record)).await?,
+                Made::Ours(kek) => kek,
+                Made::Theirs(record) => self.load_kek_shared(&runtime, path, record.identity.id, Some(*record)).await?,
             },
         };
-        let primary = Primary { kek: Arc::clone(&kek), valid_until: read_at.after(PRIMARY_TTL) };
-        account.primary.store(Some(Arc::new(primary)));
+        let (renew_from, valid_until) = (read_at.after(PRIMARY_RENEWAL), read_at.after(PRIMARY_TTL));
+        account.primary.store(Some(Primary::new(Arc::clone(&kek), renew_from, valid_until)));
         Ok(kek)
     }
 
     /// One unwrap for everybody who waits for this KEK. `record` is what the caller has just read, if it did.
     async fn load_kek_shared(
         self: &Arc<Self>,
+        runtime: &Handle,
         path: &KeyPath,
         id: KekId,
         record: Option<KekRecord>,
@@ -250,12 +344,13 @@ impl Engine {
                 Some(record) => record,
                 None => engine.stored_kek(&path, id).await?,
             };
+            engine.cache().make_room()?;
             // Life is counted from before the request, not from the answer.
             let deadline = engine.now().after(engine.config.kek_ttl);
             let derived = engine.unwrap(&record).await?;
             engine.install(record.identity, &derived, deadline)
         };
-        self.local.get().kek_loads.join(key, load).await
+        self.local.get().kek_loads.join(runtime, self.load_window(), key, load).await
     }
 
     fn install(
@@ -321,47 +416,135 @@ impl Engine {
         }
     }
 
-    /// Makes the account's first KEK. It is durably stored before anybody may use it.
+    /// Makes the account's first KEK and puts it into the cache. It is durably stored before anybody may seal under it.
     async fn create(&self, path: &KeyPath) -> Result<Made, KeyError> {
+        self.refuse_without_primary(path).await?;
+        self.cache().make_room()?;
+        let requested_at = self.now();
+        let (record, derived) = self.generate(path).await?;
+        // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
+        // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
+        let kek = self.install(record.identity.clone(), &derived, requested_at.after(self.config.kek_ttl))?;
+        drop(derived);
+        let unless_stored = Discard { cache: self.cache(), kek: Some(&kek) };
+        match self.store_first(&record).await? {
+            Winner::Ours => {
+                unless_stored.keep();
+                tracing::debug!(kek_id = %record.identity.id, "kek created");
+                Ok(Made::Ours(Arc::clone(&kek)))
+            }
+            Winner::Theirs(record) => Ok(Made::Theirs(record)),
+        }
+    }
+
+    /// An account with KEKs and no primary is not a new one. Found out before a call is paid for.
+    async fn refuse_without_primary(&self, path: &KeyPath) -> Result<(), KeyError> {
+        let records = self.store.records(path).await.map_err(|error| KeyError::from_store(error, None))?;
+        // Another process may have made the first one since the primary was looked for.
+        if records.is_empty() || records.iter().any(|record| record.state == KekState::Primary) {
+            return Ok(());
+        }
+        Err(KeyError::NoPrimary { path: path.clone(), keks: records.len() })
+    }
+
+    /// A new KEK and its record, stored nowhere yet. One call to the root key.
+    async fn generate(&self, path: &KeyPath) -> Result<(KekRecord, DerivedKek), KeyError> {
         let id = KekId::generate()?;
         let identity = KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path: path.clone() };
-        let requested_at = self.now();
+        let created_at = self.now().real.as_secs();
         let generated = self.root.generate_key(&RootContext::of_kek(&identity)).await;
-        let generated = generated.map_err(|error| KeyError::from_root(error, path, id))?;
-        let derived = identity.derive(&generated.secret);
-        let wrap = WrappedSecret { wrapper: Wrapper::Root(self.root.id().clone()), ciphertext: generated.wrapped };
+        let GeneratedKey { secret, wrapped } = generated.map_err(|error| KeyError::from_root(error, path, id))?;
+        let derived = identity.derive(&secret);
+        let wrapped_bytes = wrapped.len();
         let record = KekRecord {
             identity,
             state: KekState::Primary,
             check: derived.check,
-            created_at: requested_at.real.as_secs(),
+            created_at,
             retired_at: 0,
-            wraps: vec![wrap],
+            wraps: vec![WrappedSecret { wrapper: Wrapper::Root(self.root.id().clone()), ciphertext: wrapped }],
         };
-        record.encode().map_err(|error| own_record_refused(path, id, error))?;
-        let deadline = requested_at.after(self.config.kek_ttl);
-        match self.store.create(&record).await {
-            Ok(Creation::Created) => {}
-            Ok(Creation::Exists) => {
-                let winner = self.stored_primary(path).await?;
-                let gone = || KeyError::corrupt(path, id, RecordFault::NotTheOneAskedFor);
-                return winner.map(|record| Made::Theirs(Box::new(record))).ok_or_else(gone);
-            }
+        // All else in the record is this engine's own.
+        record.encode().map_err(|error| {
+            KeyError::RootUnavailable(RootKeyError::Unavailable {
+                message: format!("it answered with a wrapped key of {wrapped_bytes} bytes; 1 to 8,192 can be stored"),
+                source: Some(Arc::new(error)),
+            })
+        })?;
+        Ok((record, derived))
+    }
+
+    /// Stores an account's first record, and says whose became the account's primary.
+    async fn store_first(&self, record: &KekRecord) -> Result<Winner, KeyError> {
+        let (path, id) = (&record.identity.path, record.identity.id);
+        match self.store.create(record).await {
+            Ok(Creation::Created) => Ok(Winner::Ours),
+            Ok(Creation::Exists) => match self.stored_primary(path).await? {
+                Some(winner) => Ok(Winner::Theirs(Box::new(winner))),
+                None => Err(KeyError::NoPrimary { path: path.clone(), keks: 1 }),
+            },
             // The write may or may not have happened. Only finding our own id says that it did.
             Err(error) => match self.store.record(path, id).await {
-                Ok(Some(stored)) if stored == record => {}
-                _ => return Err(KeyError::from_store(error, Some(id))),
+                Ok(Some(stored)) if stored == *record => Ok(Winner::Ours),
+                _ => Err(KeyError::from_store(error, None)),
             },
         }
-        tracing::debug!(kek_id = %id, "kek created");
-        Ok(Made::Ours(Box::new(record), (derived, deadline)))
     }
 }
 
-/// Who won the creation of an account's first KEK.
+/// Overwrites a new KEK whose record did not become the account's primary, however the attempt ended.
+struct Discard<'a> {
+    cache: &'a KekCache,
+    kek: Option<&'a Arc<CachedKek>>,
+}
+
+impl Discard<'_> {
+    fn keep(mut self) {
+        self.kek = None;
+    }
+}
+
+impl Drop for Discard<'_> {
+    fn drop(&mut self) {
+        if let Some(kek) = self.kek {
+            self.cache.discard(kek);
+        }
+    }
+}
+
+/// What became of the creation of an account's first KEK.
 enum Made {
-    /// This call: the record, the key and how long it may be used.
-    Ours(Box<KekRecord>, (DerivedKek, Moment)),
-    /// Another task or process, whose record is the one to use.
+    Ours(Arc<CachedKek>),
+    /// Another task or process was first; its record is the one to use.
     Theirs(Box<KekRecord>),
+}
+
+/// Whose record became the account's primary.
+enum Winner {
+    Ours,
+    Theirs(Box<KekRecord>),
+}
+
+/// What the public handles share. The last of them to go overwrites all KEKs, also while loads are under way.
+#[derive(Debug)]
+pub(crate) struct Owner(Arc<Engine>);
+
+impl Owner {
+    pub(crate) fn new(engine: Arc<Engine>) -> Arc<Self> {
+        Arc::new(Self(engine))
+    }
+}
+
+impl Deref for Owner {
+    type Target = Arc<Engine>;
+
+    fn deref(&self) -> &Arc<Engine> {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.cache().close();
+    }
 }

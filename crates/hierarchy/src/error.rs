@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keystrata_memory::MemoryError;
 use keystrata_primitives::{
-    ContextError, KekId, KekState, KeyPath, RandomnessError, RecordError, RootKeyId, Suite,
+    ContextError, KekId, KekState, KeyPath, RandomnessError, RootKeyId, Suite,
     envelope::{self, EnvelopeError},
 };
 
@@ -55,16 +55,27 @@ pub enum KeyError {
         /// The root key this engine was built with.
         in_use: RootKeyId,
     },
-    /// The KEK's record is not what was stored, or belongs elsewhere. Restore it from a backup.
-    #[error("the record of KEK {kek_id} of account {path} is corrupt: restore the KEK store from a backup")]
+    /// A KEK's record is not what was stored, or belongs elsewhere. Restore it from a backup.
+    #[error("the record of {} of account {path} is corrupt: restore the KEK store from a backup", kek_text(*kek_id))]
     Corrupt {
         /// Whose KEK.
         path: KeyPath,
-        /// Which one.
-        kek_id: KekId,
+        /// Which one, if that can be told.
+        kek_id: Option<KekId>,
         /// What is wrong with it.
         #[source]
         source: Cause,
+    },
+    /// The account has KEKs and none that new objects may be sealed under. No call was made.
+    #[error(
+        "account {path} has {keks} KEK(s) and none of them is primary, so nothing new can be sealed for it: make one \
+         primary, or restore the KEK store from a backup"
+    )]
+    NoPrimary {
+        /// The account asked for.
+        path: KeyPath,
+        /// How many KEKs it has.
+        keks: usize,
     },
     /// The KEK's state does not allow the operation.
     #[error("KEK {kek_id} of account {path} is {state} and cannot be used for this")]
@@ -76,8 +87,10 @@ pub enum KeyError {
         /// The state it is in.
         state: KekState,
     },
-    /// The KMS answered after the KEK's time was already up, so nothing may be done with it.
-    #[error("the KMS took longer than the KEK's time to live of {ttl:?}: look at its latency, or allow a longer TTL")]
+    /// The KEK's time was up before it could be used: the KMS, or the memory of this machine, was too slow.
+    #[error(
+        "a KEK took longer to get than its time to live of {ttl:?}: look at the KMS's latency, or allow a longer TTL"
+    )]
     Late {
         /// The time to live in force.
         ttl: Duration,
@@ -89,8 +102,18 @@ pub enum KeyError {
     #[error(transparent)]
     Randomness(#[from] RandomnessError),
     /// The task that was loading the KEK ended without an answer. Trying again helps if the cause is gone.
-    #[error("loading the KEK stopped without an answer: {0}")]
-    Interrupted(&'static str),
+    #[error("loading the KEK stopped without an answer: its task panicked, or its tokio runtime was shut down")]
+    Interrupted,
+    /// A KEK has to be loaded, and the call was not made from within a tokio runtime, nor was one given to the builder.
+    #[error("loading a KEK needs a tokio runtime: call from within one, or give one to `HierarchyBuilder::runtime`")]
+    NoRuntime,
+    /// The system gave no thread for overwriting expired keys, and a key that nobody would overwrite is not kept.
+    #[error("the system gave no thread to overwrite expired keys with: raise its limit on threads")]
+    NoSweeper,
+}
+
+fn kek_text(id: Option<KekId>) -> String {
+    id.map_or_else(|| "a KEK".to_owned(), |id| format!("KEK {id}"))
 }
 
 impl KeyError {
@@ -102,7 +125,7 @@ impl KeyError {
                 | Self::RootUnavailable(_)
                 | Self::StoreUnavailable(_)
                 | Self::Late { .. }
-                | Self::Interrupted(_)
+                | Self::Interrupted
         )
     }
 
@@ -112,7 +135,7 @@ impl KeyError {
         kek_id: KekId,
         cause: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self::Corrupt { path: path.clone(), kek_id, source: std::sync::Arc::new(cause) }
+        Self::Corrupt { path: path.clone(), kek_id: Some(kek_id), source: std::sync::Arc::new(cause) }
     }
 
     /// Sorts a root key's answer about one KEK.
@@ -127,10 +150,10 @@ impl KeyError {
 
     /// Sorts a store's answer about an account. `kek_id` is the one asked for, if it is known.
     pub(crate) fn from_store(error: StoreError, kek_id: Option<KekId>) -> Self {
-        match (error, kek_id) {
-            (StoreError::Corrupt { path, source }, Some(kek_id)) => Self::Corrupt { path, kek_id, source },
-            (error @ StoreError::Unavailable { .. }, _) => Self::StoreUnavailable(error),
-            (error, _) => Self::StoreIncompatible(error),
+        match error {
+            StoreError::Corrupt { path, source } => Self::Corrupt { path, kek_id, source },
+            StoreError::Unavailable { .. } => Self::StoreUnavailable(error),
+            StoreError::Incompatible { .. } => Self::StoreIncompatible(error),
         }
     }
 }
@@ -236,9 +259,4 @@ pub enum BuildError {
     /// A cache without room for one KEK.
     #[error("a cache needs room for at least one KEK; to cache nothing, set `kek_ttl` to zero")]
     NoCapacity,
-}
-
-/// A record that the engine itself made cannot be encoded.
-pub(crate) fn own_record_refused(path: &KeyPath, kek_id: KekId, error: RecordError) -> KeyError {
-    KeyError::corrupt(path, kek_id, error)
 }

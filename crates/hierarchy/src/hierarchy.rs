@@ -8,7 +8,7 @@ use keystrata_primitives::{KeyPath, PathError};
 use crate::{
     account::Account,
     clock::{Clock, SystemClock},
-    engine::{Config, Engine},
+    engine::{Config, Engine, Owner},
     error::BuildError,
     root::RootKey,
     store::KekStore,
@@ -25,7 +25,7 @@ use crate::{
 /// After a `fork`, the child goes on with an empty cache of its own; its parent's keys are not in the child's memory.
 #[derive(Clone)]
 pub struct Hierarchy {
-    engine: Arc<Engine>,
+    engine: Arc<Owner>,
 }
 
 impl Hierarchy {
@@ -82,7 +82,7 @@ pub struct HierarchyBuilder {
 impl Default for HierarchyBuilder {
     fn default() -> Self {
         let memory = ArenaConfig::default();
-        let config = Config { kek_ttl: Duration::from_secs(5 * 60), capacity: 100_000, memory };
+        let config = Config { kek_ttl: Duration::from_secs(5 * 60), capacity: 100_000, memory, runtime: None };
         Self { root: None, store: None, clock: Arc::new(SystemClock), config }
     }
 }
@@ -115,7 +115,8 @@ impl HierarchyBuilder {
     /// How many decrypted KEKs are held at most. Default: 100,000, at least 1.
     ///
     /// When there is no room, the one with the nearest deadline is overwritten. Each takes some 40 bytes of locked memory
-    /// and a few hundred of ordinary memory.
+    /// and a few hundred of ordinary memory. With room for far fewer KEKs than there are accounts with traffic at once,
+    /// KEKs are overwritten before all who waited for them have used them, and each of those makes a call of its own.
     pub fn capacity(mut self, keks: usize) -> Self {
         self.config.capacity = keks;
         self
@@ -124,6 +125,16 @@ impl HierarchyBuilder {
     /// What to do when the memory for keys cannot be locked. Default: [`OnUnprotected::Degrade`], with a warning in the log.
     pub fn on_unprotected_memory(mut self, policy: OnUnprotected) -> Self {
         self.config.memory.on_unprotected = policy;
+        self
+    }
+
+    /// The tokio runtime that loads KEKs. Default: whichever the call that needs a KEK is made on.
+    ///
+    /// By default callers on several runtimes share KEKs, but each runtime makes its own calls for those it waits for: one
+    /// that nobody drives any more must not hold the others up. Give the runtime that the KMS client lives on to have one
+    /// call for all of them, and to be able to call from outside any. It must outlive the hierarchy.
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.config.runtime = Some(runtime);
         self
     }
 
@@ -147,6 +158,6 @@ impl HierarchyBuilder {
         if self.config.capacity == 0 {
             return Err(BuildError::NoCapacity);
         }
-        Ok(Hierarchy { engine: Engine::new(root, store, self.clock, self.config) })
+        Ok(Hierarchy { engine: Owner::new(Engine::new(root, store, self.clock, self.config)) })
     }
 }

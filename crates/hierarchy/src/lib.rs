@@ -29,8 +29,8 @@
 //! # What it promises
 //! - No operation that begins later than the TTL after the KMS was asked uses that KEK, and its bytes are overwritten by
 //!   then, within a second where the machine was suspended or its clock set.
-//! - A miss costs one KMS call, however many callers wait for it. (Losing a race to make an account's first KEK costs one
-//!   more.)
+//! - A miss costs one KMS call, however many callers of a runtime wait for it. (Losing a race to make an account's first
+//!   KEK costs one more. A cache far too small for its traffic costs more: see [`HierarchyBuilder::capacity`].)
 //! - Nothing is sealed under a KEK that is not durably stored; creators at once, in any number of processes, end with one
 //!   KEK that all use.
 //! - An envelope opens under its own account, KEK and context only.

@@ -11,8 +11,8 @@ use std::sync::{
 use async_trait::async_trait;
 use common::{Fixture, row};
 use keystrata_hierarchy::{
-    Context, Creation, Hierarchy, KekId, KekRecord, KekStore, KeyError, KeyPath, MemoryKekStore, OpenError, SealError,
-    StoreError,
+    Context, Creation, Hierarchy, KekId, KekRecord, KekState, KekStore, KeyError, KeyPath, MemoryKekStore, OpenError,
+    RootContext, RootKey, RootKeyError, RootKeyId, SealError, SecretKey, StoreError, test_util::ScriptedRootKey,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -46,6 +46,14 @@ enum Fault {
     Down,
     /// Answers with the record of whoever comes first.
     AnyRecord,
+    /// Never answers when asked for a primary.
+    Hangs,
+    /// Says that its records are broken.
+    Corrupt,
+    /// Shows every record in this state, and so no primary.
+    State(KekState),
+    /// Waits before it writes until the test lets it.
+    CreateWaits,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +61,7 @@ struct Faulty {
     inner: MemoryKekStore,
     fault: Mutex<Option<Fault>>,
     reads: AtomicU64,
+    gate: tokio::sync::RwLock<()>,
 }
 
 impl Faulty {
@@ -69,7 +78,18 @@ impl Faulty {
         if self.has(Fault::Down) {
             return Err(StoreError::unavailable("the test took it down", std::io::Error::other("down")));
         }
+        if self.has(Fault::Corrupt) {
+            let path = KeyPath::account("acme").unwrap();
+            return Err(StoreError::Corrupt { path, source: Arc::new(std::io::Error::other("broken")) });
+        }
         read.await
+    }
+
+    fn seen(&self, record: KekRecord) -> KekRecord {
+        match *self.fault.lock().unwrap() {
+            Some(Fault::State(state)) => KekRecord { state, ..record },
+            _ => record,
+        }
     }
 }
 
@@ -79,14 +99,18 @@ impl KekStore for Faulty {
         if self.has(Fault::AnyRecord) {
             return Ok(self.inner.primaries(None, 1).await?.pop());
         }
-        self.read(self.inner.record(path, id)).await
+        Ok(self.read(self.inner.record(path, id)).await?.map(|record| self.seen(record)))
     }
 
     async fn primary(&self, path: &KeyPath) -> Result<Option<KekRecord>, StoreError> {
         if self.has(Fault::AnyRecord) {
             return Ok(self.inner.primaries(None, 1).await?.pop());
         }
-        self.read(self.inner.primary(path)).await
+        if self.has(Fault::Hangs) {
+            std::future::pending::<()>().await;
+        }
+        let primary = self.read(self.inner.primary(path)).await?.map(|record| self.seen(record));
+        Ok(primary.filter(|record| record.state == KekState::Primary))
     }
 
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
@@ -94,12 +118,16 @@ impl KekStore for Faulty {
         if self.has(Fault::CreateFails) {
             return failed;
         }
+        if self.has(Fault::CreateWaits) {
+            drop(self.gate.read().await);
+        }
         let created = self.inner.create(record).await;
         if self.has(Fault::CreateAnswersLate) { failed } else { created }
     }
 
     async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {
-        self.inner.records(path).await
+        let records = self.read(self.inner.records(path)).await?;
+        Ok(records.into_iter().map(|record| self.seen(record)).collect())
     }
 
     async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
@@ -154,19 +182,166 @@ async fn a_store_that_is_down_is_noticed_when_the_kek_is_due_and_not_before() {
 }
 
 #[tokio::test]
-async fn the_store_is_asked_for_the_primary_every_30_seconds_and_not_in_between() {
+async fn two_who_race_to_make_a_kek_both_use_the_winners() {
+    let fixture = Fixture::new();
+    let slow = fixture.root.hold().await;
+    let racers: Vec<_> = (0..2)
+        .map(|_| {
+            let account = fixture.process().account("acme").unwrap();
+            tokio::spawn(async move { account.seal(b"x", &Context::none()).await.unwrap() })
+        })
+        .collect();
+    while fixture.root.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(slow);
+    let mut ids = Vec::new();
+    for racer in racers {
+        ids.push(racer.await.unwrap()[4..20].to_vec());
+    }
+    assert_eq!(ids[0], ids[1]);
+    let stored = fixture.store.primary(&KeyPath::account("acme").unwrap()).await.unwrap().unwrap();
+    assert_eq!(ids[0], stored.identity.id.as_bytes());
+    assert_eq!(fixture.root.calls(), 3, "a KEK by each, and the loser's unwrap of the winner's");
+}
+
+#[tokio::test]
+async fn a_new_kek_is_overwritten_in_time_though_the_store_does_not_answer() {
+    let (fixture, store, keys) = with_faults();
+    store.set(Some(Fault::CreateWaits));
+    let slow = store.gate.write().await;
+    let acme = keys.account("acme").unwrap();
+    let first = tokio::spawn({
+        let acme = acme.clone();
+        async move { acme.seal(b"x", &row(1)).await }
+    });
+    while keys.memory().slots_used == 0 {
+        tokio::task::yield_now().await;
+    }
+    fixture.clock.advance(common::TTL);
+    assert_eq!((keys.cached_keks(), keys.memory().slots_used), (0, 0));
+    drop(slow);
+    // It was stored in the end, and is unwrapped again.
+    let sealed = first.await.unwrap().unwrap();
+    assert_eq!(acme.open(&sealed, &row(1)).await.unwrap(), b"x");
+    assert_eq!(fixture.root.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_not_waited_for_while_a_kek_is_at_hand() {
+    let (fixture, store, keys) = with_faults();
+    let acme = keys.account("acme").unwrap();
+    acme.seal(b"x", &row(1)).await.unwrap();
+    store.set(Some(Fault::Hangs));
+    for _ in 0..149 {
+        // From the fifteenth second on the store is asked in the background, and never answers.
+        fixture.clock.advance(std::time::Duration::from_secs(2));
+        acme.seal(b"x", &row(1)).await.unwrap();
+    }
+    assert_eq!(fixture.root.calls(), 1);
+    store.set(None);
+    fixture.clock.advance(std::time::Duration::from_secs(2));
+    acme.seal(b"x", &row(1)).await.unwrap();
+    assert_eq!(fixture.root.calls(), 2, "healed, and the KEK's time was up");
+}
+
+#[tokio::test]
+async fn a_broken_record_is_corrupt_to_whoever_seals_and_whoever_opens() {
+    let (fixture, store, keys) = with_faults();
+    let sealed = keys.account("acme").unwrap().seal(b"x", &row(1)).await.unwrap();
+    store.set(Some(Fault::Corrupt));
+    let acme = fixture.builder().store(store).build().unwrap().account("acme").unwrap();
+    let refused = acme.open(&sealed, &row(1)).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Key(KeyError::Corrupt { kek_id: Some(_), .. })), "{refused}");
+    let refused = acme.seal(b"x", &row(1)).await.unwrap_err();
+    assert!(matches!(refused, SealError::Key(KeyError::Corrupt { kek_id: None, .. })), "{refused}");
+}
+
+#[tokio::test]
+async fn a_kek_opens_while_primary_or_retired_and_an_account_without_a_primary_seals_nothing() {
+    let (fixture, store, keys) = with_faults();
+    let sealed = keys.account("acme").unwrap().seal(b"x", &row(1)).await.unwrap();
+    for state in [KekState::Retired, KekState::Disabled, KekState::Destroyed] {
+        store.set(Some(Fault::State(state)));
+        let acme = fixture.builder().store(Arc::clone(&store)).build().unwrap().account("acme").unwrap();
+        let calls = fixture.root.calls();
+        let refused = acme.seal(b"x", &row(1)).await.unwrap_err();
+        assert!(matches!(refused, SealError::Key(KeyError::NoPrimary { keks: 1, .. })), "{refused}");
+        assert_eq!(fixture.root.calls(), calls, "no call for an account that is not new");
+        match acme.open(&sealed, &row(1)).await {
+            Ok(opened) => assert_eq!((opened.as_slice(), state), (&b"x"[..], KekState::Retired)),
+            Err(OpenError::Key(KeyError::WrongState { state: refused, .. })) => assert_eq!(refused, state),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Answers with a wrapped key of no bytes.
+#[derive(Debug)]
+struct Senseless(ScriptedRootKey);
+
+#[async_trait]
+impl RootKey for Senseless {
+    fn id(&self) -> &RootKeyId {
+        self.0.id()
+    }
+
+    async fn wrap_key(&self, _: &SecretKey, _: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        Ok(Vec::new())
+    }
+
+    async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        self.0.unwrap_key(wrapped, context).await
+    }
+}
+
+#[tokio::test]
+async fn a_root_key_that_answers_nonsense_is_at_fault_itself() {
+    let fixture = Fixture::new();
+    let keys = fixture.builder().root_key(Senseless(ScriptedRootKey::new("test:root"))).build().unwrap();
+    let refused = keys.account("acme").unwrap().seal(b"x", &row(1)).await.unwrap_err();
+    assert!(matches!(refused, SealError::Key(KeyError::RootUnavailable(_))), "{refused}");
+    assert!(fixture.store.primaries(None, 1).await.unwrap().is_empty());
+    assert_eq!(keys.memory().slots_used, 0);
+}
+
+#[tokio::test]
+async fn handles_made_for_every_request_share_though_the_accounts_turn_over() {
+    let (fixture, store, _) = with_faults();
+    let keys = fixture.builder().store(Arc::clone(&store)).capacity(50).build().unwrap();
+    for generation in ["old", "new"] {
+        let before = store.reads.load(Ordering::SeqCst);
+        for _ in 0..20 {
+            for n in 0..50 {
+                keys.account(format!("{generation} {n}")).unwrap().seal(b"x", &row(1)).await.unwrap();
+            }
+        }
+        // Each account once: is there a primary, and if not, are there other KEKs?
+        assert_eq!(store.reads.load(Ordering::SeqCst) - before, 100, "{generation}");
+        fixture.clock.advance(common::TTL);
+    }
+}
+
+#[tokio::test]
+async fn the_store_is_asked_for_the_primary_in_the_background_from_half_its_time_on() {
     let (fixture, store, keys) = with_faults();
     let acme = keys.account("acme").unwrap();
     acme.seal(b"x", &row(1)).await.unwrap();
     let before = store.reads.load(Ordering::SeqCst);
-    for _ in 0..59 {
+    for round in 0..3 {
+        for _ in 0..29 {
+            fixture.clock.advance(std::time::Duration::from_millis(500));
+            acme.seal(b"x", &row(1)).await.unwrap();
+        }
+        assert_eq!(store.reads.load(Ordering::SeqCst), before + round);
         fixture.clock.advance(std::time::Duration::from_millis(500));
         acme.seal(b"x", &row(1)).await.unwrap();
+        while store.reads.load(Ordering::SeqCst) == before + round {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
     }
-    assert_eq!(store.reads.load(Ordering::SeqCst), before);
-    fixture.clock.advance(std::time::Duration::from_millis(500));
-    acme.seal(b"x", &row(1)).await.unwrap();
-    assert_eq!(store.reads.load(Ordering::SeqCst), before + 1);
+    assert_eq!(store.reads.load(Ordering::SeqCst), before + 3);
     assert_eq!(fixture.root.calls(), 1);
 }
 

@@ -1,5 +1,5 @@
 //! How long a key lives.
-#![allow(clippy::unchecked_time_subtraction)] // constants of the tests
+#![allow(clippy::unchecked_time_subtraction, clippy::unwrap_used)] // constants and helpers of the tests
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use common::{Fixture, TTL, row};
 use keystrata_hierarchy::{
-    Clock, Context, KeyError, SealError,
+    Account, Clock, Context, KeyError, SealError,
     test_util::{ManualClock, ScriptedRootKey},
 };
 
@@ -69,55 +69,67 @@ async fn a_jump_of_real_time_overwrites_what_it_makes_due_and_a_step_back_length
     fixture.clock.advance(Duration::from_secs(1));
     other.seal(b"x", &row(1)).await.unwrap();
     fixture.clock.set_real(start);
+    // A jump wakes nobody; the sweeper looks once a second while it has something to wait for.
+    fixture.clock.advance(Duration::from_secs(1));
     assert_eq!(keys.cached_keks(), 1, "the clock stands an hour past the deadline of `other`, not of `acme`");
     acme.seal(b"x", &row(1)).await.unwrap();
     assert_eq!(fixture.root.calls(), 2);
     fixture.clock.set_real(start - Duration::from_secs(3_600));
-    fixture.clock.advance(TTL - Duration::from_secs(1));
+    fixture.clock.advance(TTL - Duration::from_secs(2));
     assert_eq!((keys.cached_keks(), keys.memory().slots_used), (0, 0));
     acme.seal(b"x", &row(1)).await.unwrap();
     assert_eq!(fixture.root.calls(), 3);
 }
 
+/// Both ways to come by a KEK: making it, and loading one that another process made.
+async fn new_and_old_account(fixture: &Fixture) -> [Account; 2] {
+    fixture.process().account("old").unwrap().seal(b"x", &row(1)).await.unwrap();
+    let keys = fixture.process();
+    [keys.account("new").unwrap(), keys.account("old").unwrap()]
+}
+
 #[tokio::test]
 async fn life_is_counted_from_the_request_not_from_the_answer() {
     let fixture = Fixture::new();
-    let keys = fixture.process();
-    let acme = keys.account("acme").unwrap();
-    let slow = fixture.root.hold().await;
-    let first = tokio::spawn({
-        let acme = acme.clone();
-        async move { acme.seal(b"x", &row(1)).await }
-    });
-    while fixture.root.calls() == 0 {
-        tokio::task::yield_now().await;
+    for account in new_and_old_account(&fixture).await {
+        let before = fixture.root.calls();
+        let slow = fixture.root.hold().await;
+        let first = tokio::spawn({
+            let account = account.clone();
+            async move { account.seal(b"x", &row(1)).await }
+        });
+        while fixture.root.calls() == before {
+            tokio::task::yield_now().await;
+        }
+        fixture.clock.advance(TTL - NANOSECOND);
+        drop(slow);
+        first.await.unwrap().unwrap();
+        assert_eq!(fixture.root.calls(), before + 1);
+        fixture.clock.advance(NANOSECOND);
+        account.seal(b"x", &row(1)).await.unwrap();
+        assert_eq!(fixture.root.calls(), before + 2, "{account:?}");
+        fixture.clock.advance(TTL);
     }
-    fixture.clock.advance(TTL - NANOSECOND);
-    drop(slow);
-    first.await.unwrap().unwrap();
-    assert_eq!(keys.cached_keks(), 1);
-    fixture.clock.advance(NANOSECOND);
-    assert_eq!(keys.cached_keks(), 0);
 }
 
 #[tokio::test]
 async fn an_answer_that_comes_after_the_deadline_is_not_used() {
     let fixture = Fixture::new();
-    let keys = fixture.process();
-    let acme = keys.account("acme").unwrap();
-    let slow = fixture.root.hold().await;
-    let first = tokio::spawn({
-        let acme = acme.clone();
-        async move { acme.seal(b"x", &row(1)).await }
-    });
-    while fixture.root.calls() == 0 {
-        tokio::task::yield_now().await;
+    for account in new_and_old_account(&fixture).await {
+        let before = fixture.root.calls();
+        let slow = fixture.root.hold().await;
+        let first = tokio::spawn({
+            let account = account.clone();
+            async move { account.seal(b"x", &row(1)).await }
+        });
+        while fixture.root.calls() == before {
+            tokio::task::yield_now().await;
+        }
+        fixture.clock.advance(TTL);
+        drop(slow);
+        let refused = first.await.unwrap().unwrap_err();
+        assert!(matches!(refused, SealError::Key(KeyError::Late { ttl: TTL })), "{refused}");
     }
-    fixture.clock.advance(TTL);
-    drop(slow);
-    let refused = first.await.unwrap().unwrap_err();
-    assert!(matches!(refused, SealError::Key(KeyError::Late { ttl: TTL })), "{refused}");
-    assert_eq!((keys.cached_keks(), keys.memory().slots_used), (0, 0));
 }
 
 #[tokio::test]
@@ -201,7 +213,39 @@ fn dropping_a_hierarchy_ends_its_sweeper() {
             .build()
             .unwrap();
         runtime.block_on(async { keys.account("acme").unwrap().seal(b"x", &Context::none()).await }).unwrap();
-        drop(keys); // joins the thread: a sweeper that did not end would hang here
+        assert_eq!(clock.sleepers(), 1);
+        drop(keys);
+        assert_eq!(clock.sleepers(), 0);
     }
-    assert_eq!(Arc::strong_count(&root), 1);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_overwrites_all_though_a_load_is_under_way() {
+    let fixture = Fixture::new();
+    let keys = fixture.process();
+    let acme = keys.account("acme").unwrap();
+    acme.seal(b"x", &row(1)).await.unwrap();
+    let before = fixture.root.calls();
+    let slow = fixture.root.hold().await;
+    let other = tokio::spawn({
+        let other = keys.account("other").unwrap();
+        async move { other.seal(b"x", &row(1)).await }
+    });
+    while fixture.root.calls() == before {
+        tokio::task::yield_now().await;
+    }
+    other.abort();
+    assert!(other.await.unwrap_err().is_cancelled());
+    drop(acme);
+    assert_eq!(fixture.clock.sleepers(), 1);
+    drop(keys);
+    // The load keeps the engine; the sweeper leaves when the cache is closed, and closing overwrites all.
+    while fixture.clock.sleepers() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(Arc::strong_count(&fixture.root) > 1);
+    drop(slow);
+    while Arc::strong_count(&fixture.root) > 1 {
+        tokio::task::yield_now().await;
+    }
 }

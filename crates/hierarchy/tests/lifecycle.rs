@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Fixture, row};
 use keystrata_hierarchy::{
     BuildError, Context, ContextError, EnvelopeError, Hierarchy, KekStore, KeyError, KeyPath, MemoryKekStore,
-    OpenError, PathError, RootKeyError, SealError, test_util::ScriptedRootKey,
+    OnUnprotected, OpenError, PathError, RootKeyError, SealError, test_util::ScriptedRootKey,
 };
 
 #[tokio::test]
@@ -192,15 +192,19 @@ fn without_a_runtime_the_refusal_says_so() {
     let mut future = std::pin::pin!(acme.seal(b"x", &context));
     let polled = future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     let std::task::Poll::Ready(Err(refused)) = polled else { panic!("neither done nor refused") };
-    assert!(refused.to_string().contains("tokio runtime"), "{refused}");
+    assert!(matches!(&refused, SealError::Key(error @ KeyError::NoRuntime) if !error.is_retryable()), "{refused}");
 }
 
-#[tokio::test]
-async fn debug_of_the_engine_shows_no_key() {
-    let fixture = Fixture::new();
-    let keys = fixture.process();
-    let acme = keys.account("acme").unwrap();
-    acme.seal(b"x", &row(1)).await.unwrap();
-    let shown = format!("{keys:?} {acme:?} {:?} {:?}", fixture.root, fixture.store);
-    assert!(!shown.contains("90, 90"), "the scripted root key is made of 0x5a: {shown}");
+#[cfg(unix)]
+#[test]
+fn where_no_memory_may_hold_a_key_no_call_is_paid_for_one() {
+    use keystrata_memory::test_util::{forbid_locking, in_forked_child};
+    assert!(in_forked_child(|| {
+        assert!(forbid_locking());
+        let fixture = Fixture::new();
+        let keys = fixture.builder().on_unprotected_memory(OnUnprotected::Refuse).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = runtime.block_on(keys.account("acme").unwrap().seal(b"x", &row(1))).unwrap_err();
+        matches!(refused, SealError::Key(KeyError::Memory(_))) && fixture.root.calls() == 0
+    }));
 }

@@ -1,4 +1,5 @@
 //! One KMS call for a miss, whoever waits and whoever leaves.
+#![allow(clippy::unwrap_used)] // test code outside a #[test]
 
 mod common;
 
@@ -137,7 +138,7 @@ async fn an_adapter_that_panics_is_an_answer_and_leaves_the_way_clear() {
     let keys = Hierarchy::builder().root_key(Arc::clone(&root)).store(Arc::clone(&fixture.store)).build().unwrap();
     let account = keys.account("acme").unwrap();
     let answers = seal_in_tasks(&account, 10).await;
-    assert!(answers.iter().all(|answer| matches!(answer, Err(SealError::Key(KeyError::Interrupted(_))))));
+    assert!(answers.iter().all(|answer| matches!(answer, Err(SealError::Key(KeyError::Interrupted)))));
     root.panics.store(false, Ordering::SeqCst);
     account.seal(b"x", &row(1)).await.unwrap();
 }
@@ -159,4 +160,85 @@ fn a_runtime_shut_down_in_mid_load_leaves_the_way_clear_for_the_next() {
     first.shutdown_background();
     drop(slow);
     runtime().block_on(account.seal(b"x", &row(2))).unwrap();
+}
+
+fn runtime_of_one_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_any_more_holds_nobody_up() {
+    let fixture = Fixture::new();
+    let account = fixture.process().account("acme").unwrap();
+    let idle = runtime_of_one_thread();
+    let slow = idle.block_on(fixture.root.hold());
+    idle.block_on(async {
+        let left = tokio::spawn({
+            let account = account.clone();
+            async move { account.seal(b"x", &row(1)).await }
+        });
+        while fixture.root.calls() == 0 {
+            tokio::task::yield_now().await;
+        }
+        left.abort();
+    });
+    drop(slow);
+    // The first load is never polled again, and its runtime is still there.
+    runtime_of_one_thread().block_on(account.seal(b"x", &row(2))).unwrap();
+    drop(idle);
+}
+
+#[test]
+fn on_a_runtime_of_their_own_loads_serve_callers_anywhere() {
+    let fixture = Fixture::new();
+    let loads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let account = fixture.builder().runtime(loads.handle().clone()).build().unwrap().account("acme").unwrap();
+    let slow = loads.block_on(fixture.root.hold());
+    let callers: Vec<_> = (0..4)
+        .map(|n| {
+            let account = account.clone();
+            std::thread::spawn(move || runtime_of_one_thread().block_on(account.seal(b"x", &row(n))).unwrap())
+        })
+        .collect();
+    while fixture.root.calls() == 0 {
+        std::thread::yield_now();
+    }
+    drop(slow);
+    for caller in callers {
+        caller.join().unwrap();
+    }
+    assert_eq!(fixture.root.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_load_that_began_too_long_ago_is_not_joined() {
+    let fixture = Fixture::new();
+    let account = fixture.process().account("acme").unwrap();
+    let slow = fixture.root.hold().await;
+    let seal = |n| {
+        let account = account.clone();
+        tokio::spawn(async move { account.seal(b"x", &row(n)).await })
+    };
+    let first = seal(1);
+    while fixture.root.calls() < 1 {
+        tokio::task::yield_now().await;
+    }
+    fixture.clock.advance(std::time::Duration::from_millis(29_999));
+    let joined = seal(2);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.root.calls(), 1);
+    fixture.clock.advance(std::time::Duration::from_millis(1));
+    let another = seal(3);
+    while fixture.root.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(slow);
+    for caller in [first, joined, another] {
+        caller.await.unwrap().unwrap();
+    }
+    account.seal(b"x", &row(4)).await.unwrap();
+    // The one that was first to be stored, and an unwrap of it for whom the other was waiting.
+    assert!(fixture.root.calls() <= 3, "{}", fixture.root.calls());
 }

@@ -143,6 +143,20 @@ impl Arena {
         Ok(slot)
     }
 
+    /// Makes sure that a slot is free now, so that a caller can know before it goes to the trouble of getting a key.
+    ///
+    /// Nothing is set aside: of two callers at once, both are told the same, and one may find the slot taken.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub fn ensure_free(&self) -> Result<(), MemoryError> {
+        if self.is_forked() {
+            return Err(MemoryError::Forked);
+        }
+        let mut pool = self.lock_pool();
+        if pool.free.is_empty() { self.grow(&mut pool) } else { Ok(()) }
+    }
+
     /// Counts the slots and says which protections are in place. All zero in a forked child.
     pub fn report(&self) -> MemoryReport {
         let count = |value: &AtomicUsize| {

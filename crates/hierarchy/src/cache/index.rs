@@ -28,8 +28,9 @@ pub(super) struct Index {
     next_number: u64,
     /// Until when the sweeper sleeps; `None` while it waits for an alarm alone.
     sweeper_sleeps_until: Option<Moment>,
-    /// The last known distance between the two clocks.
+    /// The last known distance between the two clocks, and whether it moved since the last sweep.
     real_offset: Option<Duration>,
+    has_jumped: bool,
     is_closed: bool,
 }
 
@@ -58,6 +59,7 @@ impl Index {
             next_number: 0,
             sweeper_sleeps_until: None,
             real_offset: None,
+            has_jumped: false,
             is_closed: false,
         }
     }
@@ -70,8 +72,9 @@ impl Index {
         self.by_name.get(&(path.clone(), id)).map(|(_, kek)| Arc::clone(kek))
     }
 
-    pub(super) fn insert(&mut self, kek: Arc<CachedKek>) -> Inserted {
+    pub(super) fn insert(&mut self, kek: Arc<CachedKek>, now: Moment) -> Inserted {
         let mut displaced = Vec::new();
+        self.look_for_jump(now);
         if self.is_closed {
             displaced.push(kek);
             return Inserted { displaced, is_due_before_sweeper_wakes: false };
@@ -79,8 +82,7 @@ impl Index {
         let name = (kek.identity.path.clone(), kek.identity.id);
         displaced.extend(self.take(&name));
         if self.by_name.len() >= self.capacity {
-            let nearest = self.by_deadline.first_key_value().map(|(_, name)| name.clone());
-            displaced.extend(nearest.and_then(|name| self.take(&name)));
+            displaced.extend(self.take_nearest());
         }
         let deadline = kek.deadline;
         let due = (deadline.boot, self.next_number);
@@ -97,15 +99,34 @@ impl Index {
         Some(kek)
     }
 
+    /// Takes out the KEK whose deadline is nearest.
+    pub(super) fn take_nearest(&mut self) -> Option<Arc<CachedKek>> {
+        let nearest = self.by_deadline.first_key_value().map(|(_, name)| name.clone())?;
+        self.take(&nearest)
+    }
+
+    /// Takes `kek` out, unless another took its place.
+    pub(super) fn remove(&mut self, kek: &Arc<CachedKek>) {
+        let name = (kek.identity.path.clone(), kek.identity.id);
+        if self.by_name.get(&name).is_some_and(|(_, held)| Arc::ptr_eq(held, kek)) {
+            self.take(&name);
+        }
+    }
+
+    /// Real time may be set and set back between two sweeps, so inserting looks too.
+    fn look_for_jump(&mut self, now: Moment) {
+        let offset = now.real.saturating_sub(now.boot);
+        self.has_jumped |= self.real_offset.is_some_and(|before| before.abs_diff(offset) > JUMP);
+        self.real_offset = Some(offset);
+    }
+
     /// Takes out what is due at `now`, a batch at a time.
     pub(super) fn sweep(&mut self, now: Moment) -> Sweep {
         if self.is_closed {
             return Sweep::Closed;
         }
-        let offset = now.real.saturating_sub(now.boot);
-        let jumped = self.real_offset.is_some_and(|before| before.abs_diff(offset) > JUMP);
-        self.real_offset = Some(offset);
-        let due: Vec<Name> = if jumped {
+        self.look_for_jump(now);
+        let due: Vec<Name> = if std::mem::take(&mut self.has_jumped) {
             // After a jump of real time the order by boot time no longer tells who is due first.
             let is_due = |name: &&Name| self.by_name.get(*name).is_some_and(|(_, kek)| now.has_reached(kek.deadline));
             self.by_deadline.values().filter(is_due).cloned().collect()

@@ -5,12 +5,14 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::{Alarm, Clock, Moment};
+use crate::clock::{Alarm, Clock, Moment, SystemClock};
 
 /// A [`Clock`] that a test turns. Clones are the same clock.
 ///
 /// [`advance`](Self::advance) returns when every sweeper that had something to do has done it, so a test needs no sleep
-/// and no second look.
+/// and no second look. A sweeper wakes as it would on the [system's clocks](crate::SystemClock): at its deadline by boot
+/// time, once a second of boot time while it has one, and when a key comes in that it would oversleep. A jump of real time
+/// alone wakes nobody.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     shared: Arc<Shared>,
@@ -31,7 +33,8 @@ struct State {
 #[derive(Debug)]
 struct Sleeper {
     alarm: Weak<Alarm>,
-    until: Option<Moment>,
+    /// By boot time; `None` while it waits for the alarm alone.
+    wakes: Option<Duration>,
     is_waiting: bool,
 }
 
@@ -53,26 +56,26 @@ impl ManualClock {
         self.turn(|now| now.real = real);
     }
 
+    /// How many sweepers live by this clock.
+    pub fn sleepers(&self) -> usize {
+        self.state().sleepers.len()
+    }
+
     fn turn(&self, change: impl FnOnce(&mut Moment)) {
         let mut state = self.state();
         change(&mut state.now);
         let now = state.now;
         for sleeper in &mut state.sleepers {
-            if let Some(alarm) = sleeper.alarm.upgrade() {
-                // All of them: a sweeper looks for a jump of real time at each wake.
+            if sleeper.is_due(now)
+                && let Some(alarm) = sleeper.alarm.upgrade()
+            {
                 sleeper.is_waiting = false;
                 alarm.ring();
             }
         }
-        let is_busy = |state: &mut State| {
-            state.sleepers.retain(|sleeper| sleeper.alarm.strong_count() > 0);
-            state.sleepers.iter().any(|sleeper| !sleeper.is_settled(now))
-        };
-        while is_busy(&mut state) {
-            // A dropped engine's sweeper does not come back to say so: look again now and then.
-            let waited = self.shared.settled.wait_timeout(state, Duration::from_millis(5));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let is_busy = |state: &mut State| state.sleepers.iter().any(|sleeper| !sleeper.is_settled(now));
+        let settled = self.shared.settled.wait_while(state, is_busy);
+        drop(settled.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,7 +93,7 @@ impl State {
     fn sleeper(&mut self, alarm: &Arc<Alarm>) -> &mut Sleeper {
         let known = self.sleepers.iter().position(|sleeper| sleeper.alarm.as_ptr() == Arc::as_ptr(alarm));
         let index = known.unwrap_or_else(|| {
-            self.sleepers.push(Sleeper { alarm: Arc::downgrade(alarm), until: None, is_waiting: false });
+            self.sleepers.push(Sleeper { alarm: Arc::downgrade(alarm), wakes: None, is_waiting: false });
             self.sleepers.len() - 1
         });
         &mut self.sleepers[index]
@@ -98,9 +101,13 @@ impl State {
 }
 
 impl Sleeper {
-    /// Whether it sleeps, and rightly so. It is found waiting only if it has looked at the clock since the last turn.
+    fn is_due(&self, now: Moment) -> bool {
+        self.wakes.is_some_and(|wakes| now.boot >= wakes)
+    }
+
+    /// Whether it sleeps, and rightly so.
     fn is_settled(&self, now: Moment) -> bool {
-        self.is_waiting && self.until.is_none_or(|until| !now.has_reached(until))
+        self.is_waiting && !self.is_due(now) && !self.alarm.upgrade().is_some_and(|alarm| alarm.is_ringing())
     }
 }
 
@@ -110,22 +117,30 @@ impl Clock for ManualClock {
     }
 
     fn expect_sleeper(&self, alarm: &Arc<Alarm>) {
-        self.state().sleeper(alarm);
+        self.state().sleeper(alarm).is_waiting = false;
+    }
+
+    fn forget_sleeper(&self, alarm: &Arc<Alarm>) {
+        self.state().sleepers.retain(|sleeper| sleeper.alarm.as_ptr() != Arc::as_ptr(alarm));
+        self.shared.settled.notify_all();
     }
 
     fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
         {
             let mut state = self.state();
-            // Under the lock: a turn of the clock after the sweeper's look must not find it waiting.
-            if alarm.silence() || until.is_some_and(|until| state.now.has_reached(until)) {
+            let now = state.now;
+            if alarm.silence() || until.is_some_and(|until| now.has_reached(until)) {
                 return;
             }
             let sleeper = state.sleeper(alarm);
-            sleeper.until = until;
+            sleeper.wakes = until.map(|until| now.boot + now.until(until).min(SystemClock::LONGEST_WAIT));
             sleeper.is_waiting = true;
         }
         self.shared.settled.notify_all();
-        alarm.wait(None);
-        self.state().sleeper(alarm).is_waiting = false;
+        alarm.wait_until_ringing();
+        // Both under the lock: whoever turns the clock finds it ringing or no longer waiting.
+        let mut state = self.state();
+        alarm.silence();
+        state.sleeper(alarm).is_waiting = false;
     }
 }
