@@ -65,6 +65,26 @@ impl ChunkCipher {
     }
 }
 
+/// The same on one buffer, `chunk ‖ tag`.
+impl ChunkCipher {
+    /// Seals all of `chunk` but its last 16 bytes, which the tag overwrites.
+    pub(crate) fn seal_in_place(&self, nonce: &[u8; CHUNK_NONCE_LEN], chunk: &mut [u8]) {
+        let (body, tag_out) = chunk.split_last_chunk_mut::<TAG_LEN>().expect("callers leave room for the tag");
+        let sealed = self.0.encrypt_inout_detached(nonce.into(), &[], body.into());
+        tag_out.copy_from_slice(&sealed.expect("callers keep to MAX_INPUT_LEN"));
+    }
+
+    /// Opens all of `chunk` but the tag in its last 16 bytes; zero throughout on a mismatch.
+    pub(crate) fn open_in_place(&self, nonce: &[u8; CHUNK_NONCE_LEN], chunk: &mut [u8]) -> Result<(), Mismatch> {
+        let (body, tag) = chunk.split_last_chunk_mut::<TAG_LEN>().ok_or(Mismatch)?;
+        let opened = self.0.decrypt_inout_detached(nonce.into(), &[], body.into(), (&*tag).into());
+        opened.map_err(|_| {
+            chunk.zeroize();
+            Mismatch
+        })
+    }
+}
+
 fn seal<C: AeadInOut>(
     cipher: &C,
     nonce: &chacha20poly1305::aead::Nonce<C>,

@@ -21,28 +21,18 @@
 
 mod header;
 mod payload;
+mod start;
 
-use rand::TryCryptoRng;
-use secrecy::ExposeSecret;
-use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use rand::{TryCryptoRng, rngs::SysRng};
+use zeroize::Zeroize;
 
 pub use self::header::{CHUNK_LEN, EnvelopeError, HEADER_LEN, Header, MAX_CHUNKS, MIN_LEN, plaintext_len, sealed_len};
-use self::{
-    header::{MAGIC, VERSION},
-    payload::Payload,
-};
 use crate::{
-    aead::WRAP_NONCE_LEN,
     context::{Context, ContextError},
-    kek::{Kek, KekId, KekIdentity},
-    key::SecretKey,
-    random::{self, RandomnessError},
+    kek::Kek,
+    random::RandomnessError,
     suite::Suite,
-    wire, wrap,
 };
-
-const WRAP_LABEL: &[u8] = b"keystrata v1 dek wrap";
 
 /// Why sealing failed. Nothing was sealed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,6 +45,20 @@ pub enum SealError {
     #[error("{len} bytes are too long to be sealed as one object; split it")]
     TooLong {
         /// How many bytes it has.
+        len: usize,
+    },
+    /// The output is not as long as the envelope.
+    #[error("the output has {len} bytes and the envelope {needed}; make it as long as `sealed_len` says")]
+    OutputLength {
+        /// How many bytes the output has.
+        len: usize,
+        /// How many it needs.
+        needed: usize,
+    },
+    /// A buffer to be sealed in place that has the length of no envelope.
+    #[error("no envelope has the {len} bytes of this buffer; make it as long as `sealed_len` says")]
+    BufferLength {
+        /// How many bytes the buffer has.
         len: usize,
     },
     /// The operating system gave no random bytes.
@@ -89,12 +93,12 @@ pub enum OpenError {
 
 /// Seals `plaintext` for the KEK's account, bound to `context`.
 ///
-/// The result has [`sealed_len`] bytes, in one allocation.
+/// The result has [`sealed_len`] bytes, and is the only allocation.
 ///
 /// # Errors
 /// [`SealError`] for a context that breaks a rule, more than 2³² chunks, or no random bytes.
 pub fn seal(kek: &Kek<'_>, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
-    seal_with(&mut rand::rngs::SysRng, kek, context, plaintext)
+    seal_with(&mut SysRng, kek, context, plaintext)
 }
 
 pub(crate) fn seal_with<R: TryCryptoRng>(
@@ -103,31 +107,82 @@ pub(crate) fn seal_with<R: TryCryptoRng>(
     context: &Context,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let context = context.encode()?;
-    let len = sealed_len(plaintext.len()).ok_or(SealError::TooLong { len: plaintext.len() })?;
-    let identity = kek.identity;
-
-    // One request to the kernel: the DEK and the nonce of its wrap.
-    let mut random = Zeroizing::new([0; SecretKey::LEN + WRAP_NONCE_LEN]);
-    random::fill_with(rng, &mut *random)?;
-    let (dek, nonce) = random.split_first_chunk().expect("56 bytes begin with 32");
-    let nonce = nonce.first_chunk().expect("and end with 24");
-
-    let mut payload = Payload::zeroed();
-    payload.derive(dek, identity, &context);
-    let mut out = vec![0; len];
-    let (header, body) = out.split_at_mut(HEADER_LEN);
-    header[..2].copy_from_slice(&MAGIC);
-    header[2] = VERSION;
-    header[3] = identity.suite.to_byte();
-    header[4..20].copy_from_slice(identity.id.as_bytes());
-    header[20..92].copy_from_slice(&wrap::seal(kek.key, nonce, &wrap_aad(identity), dek));
-    header[92..].copy_from_slice(payload.commitment());
-    payload.seal_chunks(plaintext, body);
+    context.as_bytes()?;
+    let mut out = vec![0; needed_len(plaintext)?];
+    seal_into_with(rng, kek, context, plaintext, &mut out)?;
     Ok(out)
 }
 
-/// Opens `envelope` and returns its plaintext.
+/// Seals `plaintext` into `out`, which must have exactly [`sealed_len`] bytes. Allocates nothing.
+///
+/// # Errors
+/// [`SealError`] as [`seal`], and [`SealError::OutputLength`] for an output of another length. On any failure `out` is
+/// zero throughout.
+pub fn seal_into(kek: &Kek<'_>, context: &Context, plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+    seal_into_with(&mut SysRng, kek, context, plaintext, out)
+}
+
+pub(crate) fn seal_into_with<R: TryCryptoRng>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<(), SealError> {
+    let sealed = try_seal_into(rng, kek, context, plaintext, out);
+    if sealed.is_err() {
+        out.fill(0);
+    }
+    sealed
+}
+
+fn try_seal_into<R: TryCryptoRng>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<(), SealError> {
+    let context = context.as_bytes()?;
+    let needed = needed_len(plaintext)?;
+    if out.len() != needed {
+        return Err(SealError::OutputLength { len: out.len(), needed });
+    }
+    let (header, body) = out.split_first_chunk_mut().expect("an envelope begins with its header");
+    start::begin(rng, kek, context, header)?.seal_all(plaintext, body);
+    Ok(())
+}
+
+fn needed_len(plaintext: &[u8]) -> Result<usize, SealError> {
+    sealed_len(plaintext.len()).ok_or(SealError::TooLong { len: plaintext.len() })
+}
+
+/// Seals the plaintext that is in `buffer`, where it is. Allocates nothing.
+///
+/// `buffer` has [`sealed_len`] bytes, of which those from [`HEADER_LEN`] on are the plaintext: where
+/// [`open_in_place`] leaves it. Afterwards all of `buffer` is the envelope.
+///
+/// # Errors
+/// [`SealError`] as [`seal`], and [`SealError::BufferLength`] if no envelope has the length of `buffer`. On any failure
+/// `buffer` is as it was.
+pub fn seal_in_place(kek: &Kek<'_>, context: &Context, buffer: &mut [u8]) -> Result<(), SealError> {
+    seal_in_place_with(&mut SysRng, kek, context, buffer)
+}
+
+pub(crate) fn seal_in_place_with<R: TryCryptoRng>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    buffer: &mut [u8],
+) -> Result<(), SealError> {
+    let context = context.as_bytes()?;
+    let len = plaintext_len(buffer.len()).ok_or(SealError::BufferLength { len: buffer.len() })?;
+    let (header, body) = buffer.split_first_chunk_mut().expect("an envelope begins with its header");
+    start::begin(rng, kek, context, header)?.seal_all_in_place(len, body);
+    Ok(())
+}
+
+/// Opens `envelope` and returns its plaintext, which is the only allocation.
 ///
 /// `context` must hold the pairs it was sealed with. On any failure nothing is returned, and what was already
 /// decrypted has been overwritten.
@@ -138,36 +193,35 @@ pub(crate) fn seal_with<R: TryCryptoRng>(
 /// - [`OpenError::Rejected`]: wrong KEK, account or context, or altered bytes.
 pub fn open(kek: &Kek<'_>, context: &Context, envelope: &[u8]) -> Result<Vec<u8>, OpenError> {
     let header = Header::parse(envelope)?;
-    let context = context.encode()?;
-    let identity = kek.identity;
-    if header.suite() != identity.suite {
-        return Err(OpenError::SuiteMismatch { envelope: header.suite(), kek: identity.suite });
-    }
-    if header.kek_id() != identity.id {
-        return Err(OpenError::Rejected);
-    }
-    let dek = wrap::open(kek.key, &wrap_aad(identity), &header.wrapped_dek()).map_err(|_| OpenError::Rejected)?;
-    let mut payload = Payload::zeroed();
-    payload.derive(dek.expose_secret(), identity, &context);
-    if !bool::from(payload.commitment().ct_eq(&header.commitment())) {
-        return Err(OpenError::Rejected);
-    }
+    let chunks = start::resume(kek, context.as_bytes()?, &header)?;
     let mut plaintext = vec![0; plaintext_len(envelope.len()).ok_or(OpenError::Rejected)?];
-    if payload.open_chunks(&envelope[HEADER_LEN..], &mut plaintext) {
-        Ok(plaintext)
-    } else {
+    chunks.open_all(&envelope[HEADER_LEN..], &mut plaintext).map_err(|_| {
         plaintext.zeroize();
-        Err(OpenError::Rejected)
+        OpenError::Rejected
+    })?;
+    Ok(plaintext)
+}
+
+/// Opens the envelope in `buffer` where it is, and returns the part of `buffer` that is now its plaintext: what begins
+/// at [`HEADER_LEN`]. Allocates nothing.
+///
+/// # Errors
+/// As [`open`]. On any failure, even one found without a key, `buffer` is zero throughout; look at a header first with
+/// [`Header::parse`] if the envelope would still be needed.
+pub fn open_in_place<'a>(kek: &Kek<'_>, context: &Context, buffer: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+    match try_open_in_place(kek, context, buffer) {
+        Ok(len) => Ok(&mut buffer[HEADER_LEN..HEADER_LEN + len]),
+        Err(error) => {
+            buffer.zeroize();
+            Err(error)
+        }
     }
 }
 
-/// `str("keystrata v1 dek wrap") ‖ suite ‖ KEK id ‖ path`
-fn wrap_aad(identity: &KekIdentity) -> Vec<u8> {
-    let path = identity.path.as_bytes();
-    let mut aad = Vec::with_capacity(4 + WRAP_LABEL.len() + 1 + KekId::LEN + path.len());
-    wire::put_str(&mut aad, WRAP_LABEL);
-    aad.push(identity.suite.to_byte());
-    aad.extend_from_slice(identity.id.as_bytes());
-    aad.extend_from_slice(path);
-    aad
+fn try_open_in_place(kek: &Kek<'_>, context: &Context, buffer: &mut [u8]) -> Result<usize, OpenError> {
+    let header = Header::parse(buffer)?;
+    let chunks = start::resume(kek, context.as_bytes()?, &header)?;
+    let len = plaintext_len(buffer.len()).ok_or(OpenError::Rejected)?;
+    chunks.open_all_in_place(&mut buffer[HEADER_LEN..]).map_err(|_| OpenError::Rejected)?;
+    Ok(len)
 }

@@ -55,6 +55,8 @@ impl KeyPath {
     pub const MAX_SEGMENTS: usize = 8;
     /// Most bytes a segment may have.
     pub const MAX_SEGMENT_BYTES: usize = 128;
+    /// Most bytes of [`as_bytes`](Self::as_bytes).
+    pub const MAX_ENCODED_BYTES: usize = 4 + Self::MAX_SEGMENTS * (4 + Self::MAX_SEGMENT_BYTES);
 
     /// The path of these segments, outermost first.
     ///

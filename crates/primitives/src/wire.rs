@@ -21,6 +21,21 @@ pub fn put_str(out: &mut Vec<u8>, x: &[u8]) {
     out.extend_from_slice(x);
 }
 
+/// `str(label)` of a label that is known when compiling, so that writing it needs no allocation. `N` is its length plus 4.
+pub(crate) const fn label<const N: usize>(label: &[u8]) -> [u8; N] {
+    assert!(label.len() + 4 == N && label.len() < 256, "four bytes of length and the label itself");
+    let mut out = [0; N];
+    #[allow(clippy::cast_possible_truncation)] // asserted to be below 256
+    let len = label.len() as u8;
+    out[0] = len;
+    let mut i = 0;
+    while i < label.len() {
+        out[4 + i] = label[i];
+        i += 1;
+    }
+    out
+}
+
 /// Reads fields off the front of untrusted bytes; every read says `None` instead of going past the end.
 pub(crate) struct Reader<'a>(&'a [u8]);
 

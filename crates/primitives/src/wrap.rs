@@ -99,9 +99,19 @@ pub(crate) fn seal(key: &[u8; 32], nonce: &[u8; WRAP_NONCE_LEN], aad: &[u8], sec
     wrapped
 }
 
-pub(crate) fn open(key: &[u8; 32], aad: &[u8], wrapped: &[u8; WRAPPED_LEN]) -> Result<SecretKey, WrapRejected> {
+fn open(key: &[u8; 32], aad: &[u8], wrapped: &[u8; WRAPPED_LEN]) -> Result<SecretKey, WrapRejected> {
+    SecretKey::try_init_with(|secret| open_into(key, aad, wrapped, secret))
+}
+
+/// Opens into memory of the caller's, who wipes it; zero throughout on a mismatch.
+pub(crate) fn open_into(
+    key: &[u8; 32],
+    aad: &[u8],
+    wrapped: &[u8; WRAPPED_LEN],
+    secret: &mut [u8; 32],
+) -> Result<(), WrapRejected> {
     let (nonce, sealed) = wrapped.split_first_chunk().expect("72 bytes begin with 24");
-    SecretKey::try_init_with(|secret| aead::xchacha_open(key, nonce, aad, sealed, secret)).map_err(|_| WrapRejected)
+    aead::xchacha_open(key, nonce, aad, sealed, secret).map_err(|_| WrapRejected)
 }
 
 #[cfg(test)]

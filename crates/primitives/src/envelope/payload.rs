@@ -1,17 +1,17 @@
-//! The chunks of an envelope and the keys they are sealed with.
+//! The keys of one object, and what is done with them to its chunks.
 
 use zeroize::Zeroizing;
 
 use super::header::{CHUNK_LEN, COMMITMENT_LEN, SEALED_CHUNK_LEN};
 use crate::{
-    aead::{CHUNK_NONCE_LEN, ChunkCipher, TAG_LEN},
+    aead::{CHUNK_NONCE_LEN, ChunkCipher, Mismatch, TAG_LEN},
     kdf,
     kek::KekIdentity,
     key::SecretKey,
     wire,
 };
 
-const LABEL: &[u8] = b"keystrata v1 payload";
+const LABEL: [u8; 24] = wire::label(b"keystrata v1 payload");
 
 /// What one object's chunks are sealed with: `key(32) ‖ base nonce(12) ‖ commitment(32)`.
 pub(super) struct Payload(Zeroizing<[u8; Payload::LEN]>);
@@ -26,51 +26,100 @@ impl Payload {
 
     /// `KDF(DEK, str("keystrata v1 payload") ‖ suite ‖ path ‖ context)`
     pub(super) fn derive(&mut self, dek: &[u8; SecretKey::LEN], identity: &KekIdentity, context: &[u8]) {
-        let mut label = Vec::with_capacity(4 + LABEL.len() + 1);
-        wire::put_str(&mut label, LABEL);
-        label.push(identity.suite.to_byte());
-        kdf::derive(identity.suite, dek, &[&label, identity.path.as_bytes(), context], &mut *self.0);
-    }
-
-    fn cipher(&self) -> ChunkCipher {
-        ChunkCipher::new(self.0.first_chunk().expect("76 bytes begin with 32"))
+        let message = [&LABEL[..], &[identity.suite.to_byte()], identity.path.as_bytes(), context];
+        kdf::derive(identity.suite, dek, &message, &mut *self.0);
     }
 
     pub(super) fn commitment(&self) -> &[u8; COMMITMENT_LEN] {
         self.0.last_chunk().expect("76 bytes end with 32")
     }
 
+    pub(super) fn chunks(&self) -> Chunks {
+        let (key, rest) = self.0.split_first_chunk().expect("76 bytes begin with 32");
+        let base_nonce = *rest.first_chunk().expect("and go on with 12");
+        Chunks { cipher: ChunkCipher::new(key), base_nonce }
+    }
+}
+
+/// Seals and opens the chunks of one object. Wiped on drop, as its cipher is.
+pub(super) struct Chunks {
+    cipher: ChunkCipher,
+    base_nonce: [u8; CHUNK_NONCE_LEN],
+}
+
+impl Chunks {
     /// Base nonce XOR the chunk's number as a 12-byte big-endian integer.
     fn nonce(&self, chunk: u64) -> [u8; CHUNK_NONCE_LEN] {
-        let mut nonce = [0; CHUNK_NONCE_LEN];
-        nonce.copy_from_slice(&self.0[SecretKey::LEN..SecretKey::LEN + CHUNK_NONCE_LEN]);
+        let mut nonce = self.base_nonce;
         for (byte, number) in nonce[4..].iter_mut().zip(chunk.to_be_bytes()) {
             *byte ^= number;
         }
         nonce
     }
 
-    pub(super) fn seal_chunks(&self, plaintext: &[u8], body: &mut [u8]) {
-        let cipher = self.cipher();
+    /// Seals one chunk into `out`, longer by the tag.
+    pub(super) fn seal(&self, chunk: u64, plaintext: &[u8], out: &mut [u8]) {
+        self.cipher.seal(&self.nonce(chunk), plaintext, out);
+    }
+
+    /// Seals one chunk where it is; its last 16 bytes are room for the tag.
+    pub(super) fn seal_in_place(&self, chunk: u64, bytes: &mut [u8]) {
+        self.cipher.seal_in_place(&self.nonce(chunk), bytes);
+    }
+
+    /// Opens one chunk into `out`, shorter by the tag; zero throughout on a mismatch.
+    pub(super) fn open(&self, chunk: u64, sealed: &[u8], out: &mut [u8]) -> Result<(), Mismatch> {
+        self.cipher.open(&self.nonce(chunk), sealed, out)
+    }
+
+    /// Opens one chunk where it is; zero throughout on a mismatch.
+    pub(super) fn open_in_place(&self, chunk: u64, bytes: &mut [u8]) -> Result<(), Mismatch> {
+        self.cipher.open_in_place(&self.nonce(chunk), bytes)
+    }
+
+    /// Seals all of `plaintext` into `body`, of the length that its chunks have.
+    pub(super) fn seal_all(&self, plaintext: &[u8], body: &mut [u8]) {
         // `chunks` yields no empty last chunk; the format wants one where the length is a multiple of 16 KiB.
         let empty_last = plaintext.len().is_multiple_of(CHUNK_LEN).then_some(&[][..]);
         let chunks = plaintext.chunks(CHUNK_LEN).chain(empty_last);
         for (number, (chunk, out)) in (0..).zip(chunks.zip(body.chunks_mut(SEALED_CHUNK_LEN))) {
-            cipher.seal(&self.nonce(number), chunk, out);
+            self.seal(number, chunk, out);
         }
     }
 
-    /// Whether every chunk was authentic. `body` and `plaintext` have matching lengths.
-    pub(super) fn open_chunks(&self, body: &[u8], plaintext: &mut [u8]) -> bool {
-        let cipher = self.cipher();
+    /// Seals the first `len` bytes of `body`, which has the length of their chunks.
+    pub(super) fn seal_all_in_place(&self, len: usize, body: &mut [u8]) {
+        // From the last to the first: every chunk moves up over the places of later ones, never of an earlier one.
+        for number in (0..=len / CHUNK_LEN).rev() {
+            let from = number * CHUNK_LEN..len.min((number + 1) * CHUNK_LEN);
+            let to = number * SEALED_CHUNK_LEN;
+            let end = to + from.len() + TAG_LEN;
+            body.copy_within(from, to);
+            self.seal_in_place(number as u64, &mut body[to..end]);
+        }
+    }
+
+    /// Opens all of `body` into `plaintext`, of the length that its chunks hold.
+    pub(super) fn open_all(&self, body: &[u8], plaintext: &mut [u8]) -> Result<(), Mismatch> {
         let mut rest = plaintext;
         for (number, chunk) in (0..).zip(body.chunks(SEALED_CHUNK_LEN)) {
             let (out, tail) = rest.split_at_mut(chunk.len() - TAG_LEN);
             rest = tail;
-            if cipher.open(&self.nonce(number), chunk, out).is_err() {
-                return false;
-            }
+            self.open(number, chunk, out)?;
         }
-        true
+        Ok(())
+    }
+
+    /// Opens all of `body` to its own front. What is after the plaintext then is bytes of the envelope.
+    pub(super) fn open_all_in_place(&self, body: &mut [u8]) -> Result<(), Mismatch> {
+        for number in 0..body.len().div_ceil(SEALED_CHUNK_LEN) {
+            let from = number * SEALED_CHUNK_LEN..body.len().min((number + 1) * SEALED_CHUNK_LEN);
+            let to = number * CHUNK_LEN;
+            let end = to + from.len();
+            // Moved while still sealed, so that no plaintext is left where it came from.
+            body.copy_within(from, to);
+            self.open_in_place(number as u64, &mut body[to..end])?;
+        }
+        Ok(())
     }
 }
