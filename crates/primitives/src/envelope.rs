@@ -21,12 +21,19 @@
 
 mod header;
 mod payload;
+mod rewrap;
 mod start;
+mod text;
 
 use rand::{TryCryptoRng, rngs::SysRng};
 use zeroize::Zeroize;
 
 pub use self::header::{CHUNK_LEN, EnvelopeError, HEADER_LEN, Header, MAX_CHUNKS, MIN_LEN, plaintext_len, sealed_len};
+pub(crate) use self::rewrap::rewrap_with;
+pub use self::{
+    rewrap::{RewrapError, rewrap},
+    text::{TEXT_PREFIX, TextError, from_text, to_text},
+};
 use crate::{
     context::{Context, ContextError},
     kek::Kek,

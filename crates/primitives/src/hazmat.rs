@@ -6,7 +6,7 @@ use rand::TryCryptoRng;
 
 use crate::{
     context::Context,
-    envelope::{self, SealError},
+    envelope::{self, HEADER_LEN, RewrapError, SealError},
     kek::{Kek, KekIdentity},
     key::SecretKey,
     random::RandomnessError,
@@ -25,6 +25,46 @@ pub fn seal_envelope_with_rng<R: TryCryptoRng>(
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
     envelope::seal_with(rng, kek, context, plaintext)
+}
+
+/// [`envelope::seal_into`] with the DEK and the wrap nonce taken from `rng`.
+///
+/// # Errors
+/// As [`envelope::seal_into`].
+pub fn seal_envelope_into_with_rng<R: TryCryptoRng>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<(), SealError> {
+    envelope::seal_into_with(rng, kek, context, plaintext, out)
+}
+
+/// [`envelope::seal_in_place`] with the DEK and the wrap nonce taken from `rng`.
+///
+/// # Errors
+/// As [`envelope::seal_in_place`].
+pub fn seal_envelope_in_place_with_rng<R: TryCryptoRng>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    buffer: &mut [u8],
+) -> Result<(), SealError> {
+    envelope::seal_in_place_with(rng, kek, context, buffer)
+}
+
+/// [`envelope::rewrap`] with the wrap nonce (24 bytes) taken from `rng`.
+///
+/// # Errors
+/// As [`envelope::rewrap`].
+pub fn rewrap_with_rng<R: TryCryptoRng>(
+    rng: &mut R,
+    old: &Kek<'_>,
+    new: &Kek<'_>,
+    header: &[u8; HEADER_LEN],
+) -> Result<[u8; HEADER_LEN], RewrapError> {
+    envelope::rewrap_with(rng, old, new, header)
 }
 
 /// [`wrap::wrap_child`] with the nonce taken from `rng`.
