@@ -20,9 +20,11 @@
 //! empty, so a cut at a chunk's end does not look like an end. `docs/format.md` has every byte.
 
 mod header;
+mod object_key;
 mod payload;
 mod rewrap;
 mod start;
+mod stream;
 mod text;
 
 use rand::{TryCryptoRng, rngs::SysRng};
@@ -30,8 +32,12 @@ use zeroize::Zeroize;
 
 pub use self::header::{CHUNK_LEN, EnvelopeError, HEADER_LEN, Header, MAX_CHUNKS, MIN_LEN, plaintext_len, sealed_len};
 pub(crate) use self::rewrap::rewrap_with;
+#[cfg(feature = "tokio")]
+pub use self::stream::{AsyncOpener, AsyncSealer, read_header_async};
 pub use self::{
+    object_key::ObjectKey,
     rewrap::{RewrapError, rewrap},
+    stream::{Opener, Sealer, StreamError, open_range, open_range_from, read_header},
     text::{TEXT_PREFIX, TextError, from_text, to_text},
 };
 use crate::{
@@ -92,6 +98,14 @@ pub enum OpenError {
         envelope: Suite,
         /// The KEK's suite.
         kek: Suite,
+    },
+    /// A range that ends before it begins.
+    #[error("the range {start}..{end} ends before it begins")]
+    InvertedRange {
+        /// Its first byte.
+        start: u64,
+        /// The byte after its last.
+        end: u64,
     },
     /// Wrong key, account or context, or altered bytes: deliberately one outcome.
     #[error("envelope rejected: wrong account, wrong context or altered bytes")]

@@ -2,11 +2,13 @@
 //!
 //! A DEK or nonce used twice gives the plaintext away. Nothing in production may call into this module.
 
+use std::io::Write;
+
 use rand::TryCryptoRng;
 
 use crate::{
     context::Context,
-    envelope::{self, HEADER_LEN, RewrapError, SealError},
+    envelope::{self, HEADER_LEN, RewrapError, SealError, Sealer},
     kek::{Kek, KekIdentity},
     key::SecretKey,
     random::RandomnessError,
@@ -52,6 +54,33 @@ pub fn seal_envelope_in_place_with_rng<R: TryCryptoRng>(
     buffer: &mut [u8],
 ) -> Result<(), SealError> {
     envelope::seal_in_place_with(rng, kek, context, buffer)
+}
+
+/// [`Sealer::new`] with the DEK and the wrap nonce taken from `rng`.
+///
+/// # Errors
+/// As [`Sealer::new`].
+pub fn sealer_with_rng<R: TryCryptoRng, W: Write>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    inner: W,
+) -> Result<Sealer<W>, SealError> {
+    Sealer::with_rng(rng, kek, context, inner)
+}
+
+/// [`AsyncSealer::new`](envelope::AsyncSealer::new) with the DEK and the wrap nonce taken from `rng`.
+///
+/// # Errors
+/// As [`AsyncSealer::new`](envelope::AsyncSealer::new).
+#[cfg(feature = "tokio")]
+pub fn async_sealer_with_rng<R: TryCryptoRng, W: tokio::io::AsyncWrite + Unpin>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &Context,
+    inner: W,
+) -> Result<envelope::AsyncSealer<W>, SealError> {
+    envelope::AsyncSealer::with_rng(rng, kek, context, inner)
 }
 
 /// [`envelope::rewrap`] with the wrap nonce (24 bytes) taken from `rng`.
