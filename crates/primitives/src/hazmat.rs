@@ -117,6 +117,18 @@ pub fn seal_simple_with_nonce(key: &SecretKey, nonce: &[u8; 24], plaintext: &[u8
     simple::seal_with_nonce(key, nonce, plaintext)
 }
 
+/// [`simple::aes256_gcm::seal`] with a given nonce.
+///
+/// # Errors
+/// As [`simple::aes256_gcm::seal`].
+pub fn seal_simple_aes256_gcm_with_nonce(
+    key: &SecretKey,
+    nonce: &[u8; 12],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, SealError> {
+    simple::aes256_gcm::seal_with_nonce(key, nonce, plaintext)
+}
+
 /// A key taken from `rng`.
 ///
 /// # Errors

@@ -1,8 +1,10 @@
 //! Key derivation: many bytes from one 32-byte key and a message.
 //!
-//! Suite 1 is BLAKE3 in its keyed mode with extended output (BLAKE3 paper, sections 2.3 and 2.6).
+//! Both are pseudorandom functions of the key: whoever does not know it learns nothing from an output, and an output
+//! commits to the key and the message, which the checks of KEKs and the commitments of envelopes rely on.
 
-use zeroize::Zeroize;
+mod blake3;
+mod hkdf;
 
 use crate::{key::SecretKey, suite::Suite};
 
@@ -12,17 +14,8 @@ use crate::{key::SecretKey, suite::Suite};
 /// to stay, because a returned array would leave copies on the stack.
 pub(crate) fn derive(suite: Suite, key: &[u8; SecretKey::LEN], message: &[&[u8]], out: &mut [u8]) {
     match suite {
-        Suite::XChaCha20Poly1305 => {
-            let mut hasher = blake3::Hasher::new_keyed(key);
-            for part in message {
-                hasher.update(part);
-            }
-            let mut reader = hasher.finalize_xof();
-            reader.fill(out);
-            // blake3 wipes on request only: both hold the key or its output.
-            reader.zeroize();
-            hasher.zeroize();
-        }
+        Suite::XChaCha20Poly1305 => blake3::derive(key, message, out),
+        Suite::Aes256Gcm => hkdf::expand(key, message, out),
     }
 }
 

@@ -248,6 +248,7 @@ mod tests {
         let first = base.derive(&secret);
         assert_eq!(first.check, base.derive(&secret).check);
         for other in [
+            KekIdentity { suite: Suite::Aes256Gcm, ..base.clone() },
             KekIdentity { version: KekVersion::new(2).unwrap(), ..base.clone() },
             KekIdentity { id: KekId::from_bytes([8; 16]), ..base.clone() },
             KekIdentity { path: KeyPath::new(["acme", "x"]).unwrap(), ..base.clone() },

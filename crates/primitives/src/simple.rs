@@ -2,21 +2,26 @@
 //!
 //! It binds nothing but the key: no account, no context, no key id. It is here for data that other programs write and
 //! read this way (Go's `chacha20poly1305.NewX`, with the nonce put in front); use [`envelope`](crate::envelope) for
-//! anything new.
+//! anything new. [`aes256_gcm`] is the same with that cipher.
+
+pub mod aes256_gcm;
 
 use secrecy::ExposeSecret;
 
 use crate::{
-    aead::{self, MAX_INPUT_LEN, TAG_LEN, WRAP_NONCE_LEN},
+    aead::{self, TAG_LEN, WRAP_NONCE_LEN},
     envelope::SealError,
     key::SecretKey,
     random,
+    suite::Suite,
 };
+
+const SUITE: Suite = Suite::XChaCha20Poly1305;
 
 /// Bytes that sealing adds.
 pub const OVERHEAD: usize = WRAP_NONCE_LEN + TAG_LEN;
 
-/// Wrong key or altered bytes, deliberately not told apart; or fewer than 40 bytes.
+/// Wrong key or altered bytes, deliberately not told apart; or too few bytes to hold nonce and tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("sealed bytes rejected: wrong key or altered bytes")]
 pub struct SimpleRejected;
@@ -32,11 +37,10 @@ pub fn seal(key: &SecretKey, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
     seal_with_nonce(key, &nonce, plaintext)
 }
 
-/// The length of `plaintext_len` bytes once sealed; `None` if there are more than the cipher or the memory can take.
-fn sealed_len(plaintext_len: usize) -> Option<usize> {
-    let len = plaintext_len.checked_add(OVERHEAD)?;
-    let fits = plaintext_len as u64 <= MAX_INPUT_LEN && isize::try_from(len).is_ok();
-    fits.then_some(len)
+/// The length of `plaintext_len` bytes once sealed; an error if there are more than the cipher or the memory can take.
+fn sealed_len(suite: Suite, overhead: usize, plaintext_len: usize) -> Result<usize, SealError> {
+    let fits = |len: &usize| plaintext_len as u64 <= aead::max_input_len(suite) && isize::try_from(*len).is_ok();
+    plaintext_len.checked_add(overhead).filter(fits).ok_or(SealError::TooLong { len: plaintext_len })
 }
 
 pub(crate) fn seal_with_nonce(
@@ -44,11 +48,10 @@ pub(crate) fn seal_with_nonce(
     nonce: &[u8; WRAP_NONCE_LEN],
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let len = sealed_len(plaintext.len()).ok_or(SealError::TooLong { len: plaintext.len() })?;
-    let mut sealed = vec![0; len];
+    let mut sealed = vec![0; sealed_len(SUITE, OVERHEAD, plaintext.len())?];
     let (nonce_out, body) = sealed.split_at_mut(WRAP_NONCE_LEN);
     nonce_out.copy_from_slice(nonce);
-    aead::xchacha_seal(key.expose_secret(), nonce, &[], plaintext, body);
+    aead::wrap_seal(SUITE, key.expose_secret(), nonce, &[], plaintext, body);
     Ok(sealed)
 }
 
@@ -60,7 +63,7 @@ pub fn open(key: &SecretKey, sealed: &[u8]) -> Result<Vec<u8>, SimpleRejected> {
     let (nonce, body) = sealed.split_first_chunk().ok_or(SimpleRejected)?;
     let len = body.len().checked_sub(TAG_LEN).ok_or(SimpleRejected)?;
     let mut plaintext = vec![0; len];
-    aead::xchacha_open(key.expose_secret(), nonce, &[], body, &mut plaintext).map_err(|_| SimpleRejected)?;
+    aead::wrap_open(SUITE, key.expose_secret(), nonce, &[], body, &mut plaintext).map_err(|_| SimpleRejected)?;
     Ok(plaintext)
 }
 
@@ -98,6 +101,7 @@ mod tests {
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn more_than_the_cipher_can_count_is_refused_before_it_runs() {
+        let sealed_len = |len| sealed_len(SUITE, OVERHEAD, len).ok();
         assert_eq!(sealed_len(274_877_906_879), Some(274_877_906_919));
         assert_eq!(sealed_len(274_877_906_880), None);
         assert_eq!(sealed_len(usize::MAX), None);

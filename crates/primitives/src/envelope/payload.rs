@@ -8,6 +8,7 @@ use crate::{
     kdf,
     kek::KekIdentity,
     key::SecretKey,
+    suite::Suite,
     wire,
 };
 
@@ -34,10 +35,10 @@ impl Payload {
         self.0.last_chunk().expect("76 bytes end with 32")
     }
 
-    pub(super) fn chunks(&self) -> Chunks {
+    pub(super) fn chunks(&self, suite: Suite) -> Chunks {
         let (key, rest) = self.0.split_first_chunk().expect("76 bytes begin with 32");
         let base_nonce = *rest.first_chunk().expect("and go on with 12");
-        Chunks { cipher: ChunkCipher::new(key), base_nonce }
+        Chunks { cipher: ChunkCipher::new(suite, key), base_nonce }
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn begin<R: TryCryptoRng>(
     header[4..20].copy_from_slice(identity.id.as_bytes());
     header[20..92].copy_from_slice(&wrap_dek(kek, nonce, dek));
     header[92..].copy_from_slice(payload.commitment());
-    Ok(payload.chunks())
+    Ok(payload.chunks(identity.suite))
 }
 
 /// The keys of the object that `header` begins, if it was sealed for this KEK's account and this context.
@@ -52,14 +52,14 @@ pub(super) fn resume(kek: &Kek<'_>, context: &[u8], header: &Header<'_>) -> Resu
     payload.derive(&dek, kek.identity, context);
     // Before a byte of data is touched, and in constant time: an envelope opens under one key and one context only.
     if bool::from(payload.commitment().ct_eq(&header.commitment())) {
-        Ok(payload.chunks())
+        Ok(payload.chunks(kek.identity.suite))
     } else {
         Err(OpenError::Rejected)
     }
 }
 
 pub(super) fn wrap_dek(kek: &Kek<'_>, nonce: &[u8; WRAP_NONCE_LEN], dek: &[u8; SecretKey::LEN]) -> [u8; WRAPPED_LEN] {
-    wrap::seal(kek.key, nonce, WrapAad::new(kek.identity).as_bytes(), dek)
+    wrap::seal(kek.identity.suite, kek.key, nonce, WrapAad::new(kek.identity).as_bytes(), dek)
 }
 
 /// Unwraps into `dek`, which the caller wipes.
@@ -71,7 +71,7 @@ pub(super) fn unwrap_dek(kek: &Kek<'_>, header: &Header<'_>, dek: &mut [u8; Secr
     if header.kek_id() != identity.id {
         return Err(OpenError::Rejected);
     }
-    wrap::open_into(kek.key, WrapAad::new(identity).as_bytes(), &header.wrapped_dek(), dek)
+    wrap::open_into(identity.suite, kek.key, WrapAad::new(identity).as_bytes(), &header.wrapped_dek(), dek)
         .map_err(|_| OpenError::Rejected)
 }
 

@@ -1,0 +1,46 @@
+//! Suite 1: BLAKE3 in its keyed mode with extended output (BLAKE3 paper, sections 2.3 and 2.6).
+
+use zeroize::{Zeroize, Zeroizing};
+
+/// Outputs up to this long are drawn in whole blocks.
+const DRAWN: usize = 128;
+const BLOCK_LEN: usize = 64;
+
+pub(super) fn derive(key: &[u8; 32], message: &[&[u8]], out: &mut [u8]) {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    for part in message {
+        hasher.update(part);
+    }
+    let mut reader = hasher.finalize_xof();
+    let drawn = out.len().next_multiple_of(BLOCK_LEN);
+    if drawn <= DRAWN {
+        // Part of a block leaves blake3's fast path: 76 bytes cost 144 ns, 128 bytes 88 ns.
+        let mut blocks = Zeroizing::new([0; DRAWN]);
+        reader.fill(&mut blocks[..drawn]);
+        out.copy_from_slice(&blocks[..out.len()]);
+    } else {
+        reader.fill(out);
+    }
+    // blake3 wipes on request only: both hold the key or its output.
+    reader.zeroize();
+    hasher.zeroize();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_blocks_give_the_same_bytes_as_a_plain_fill() {
+        let key = [3; 32];
+        for len in [0, 1, 31, 32, 48, 63, 64, 65, 76, 127, 128, 129, 300] {
+            let mut expected = vec![0; len];
+            let mut hasher = blake3::Hasher::new_keyed(&key);
+            hasher.update(b"a message");
+            hasher.finalize_xof().fill(&mut expected);
+            let mut out = vec![0; len];
+            derive(&key, &[b"a ", b"message"], &mut out);
+            assert_eq!(out, expected, "{len} bytes");
+        }
+    }
+}
