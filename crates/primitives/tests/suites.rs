@@ -7,12 +7,12 @@ use keystrata_primitives::{
 };
 
 fn identity(suite: Suite) -> KekIdentity {
-    let path = KeyPath::account("acme").unwrap();
+    let path = KeyPath::account("acme").expect("a valid name");
     KekIdentity { suite, version: KekVersion::FIRST, id: KekId::from_bytes([7; 16]), path }
 }
 
 fn secret() -> SecretKey {
-    SecretKey::from_slice(&[5; 32]).unwrap()
+    SecretKey::from_slice(&[5; 32]).expect("32 bytes")
 }
 
 #[test]
