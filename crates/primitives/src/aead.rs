@@ -23,9 +23,9 @@ mod subkey;
 #[cfg(test)]
 mod tests;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
-use crate::suite::Suite;
+use crate::{suite::Suite, wipe::Wiped};
 
 /// Bytes of an authentication tag.
 pub(crate) const TAG_LEN: usize = 16;
@@ -57,7 +57,7 @@ pub(crate) fn wrap_seal(
     input: &[u8],
     output: &mut [u8],
 ) {
-    let mut subkey = Zeroizing::new([0; 32]);
+    let mut subkey = Wiped::zeroed();
     let nonce = subkey::derive(suite, key, nonce, &mut subkey);
     Cipher::new(suite, &subkey).seal(&nonce, aad, input, output);
 }
@@ -71,7 +71,7 @@ pub(crate) fn wrap_open(
     input: &[u8],
     output: &mut [u8],
 ) -> Result<(), Mismatch> {
-    let mut subkey = Zeroizing::new([0; 32]);
+    let mut subkey = Wiped::zeroed();
     let nonce = subkey::derive(suite, key, nonce, &mut subkey);
     Cipher::new(suite, &subkey).open(&nonce, aad, input, output)
 }

@@ -41,6 +41,7 @@ mod random;
 pub mod record;
 pub mod simple;
 mod suite;
+mod wipe;
 pub mod wire;
 pub mod wrap;
 

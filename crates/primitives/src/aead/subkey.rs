@@ -54,7 +54,7 @@ impl BlockSizeUser for XaesSubkey<'_> {
 }
 
 impl BlockCipherEncClosure for XaesSubkey<'_> {
-    #[inline] // into a function that may use the cipher's instructions
+    #[inline] // into the function that may use the cipher's instructions
     fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, aes: &B) {
         let mut l = Array::from([0; 16]);
         aes.encrypt_block((&mut l).into());

@@ -16,6 +16,8 @@ use sha2::{
 };
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
+use crate::wipe::Wiped;
+
 /// HMAC's two pads: the PRK as one block, every byte XOR one of these (RFC 2104, section 2).
 const INNER: u8 = 0x36;
 const OUTER: u8 = 0x5c;
@@ -60,7 +62,7 @@ fn xor(pad: &mut [u8; BLOCK_LEN], byte: u8) {
 
 fn expand_short(prk: &[u8; 32], info: &[&[u8]], info_len: usize, out: &mut [u8]) {
     let (mut inner, mut outer) = (Zeroizing::new(INITIAL), Zeroizing::new(INITIAL));
-    let mut pad = Zeroizing::new([0; BLOCK_LEN]);
+    let mut pad = Wiped::<BLOCK_LEN>::zeroed();
     pad[..HASH_LEN].copy_from_slice(prk);
     xor(&mut pad, INNER);
     compress256(&mut inner, slice::from_ref(&pad));
@@ -68,9 +70,9 @@ fn expand_short(prk: &[u8; 32], info: &[&[u8]], info_len: usize, out: &mut [u8])
     compress256(&mut outer, slice::from_ref(&pad));
 
     // The message of HMAC's inner hash as SHA-256 wants it, first without T(i − 1) in front, then with it.
-    let mut message = Zeroizing::new([0; SHORT_BLOCKS * BLOCK_LEN]);
+    let mut message = Wiped::<{ SHORT_BLOCKS * BLOCK_LEN }>::zeroed();
     // That of its outer hash: T(i), then padding that never changes.
-    let mut hash = Zeroizing::new([0; BLOCK_LEN]);
+    let mut hash = Wiped::<BLOCK_LEN>::zeroed();
     finish(&mut *hash, HASH_LEN);
     let mut state = Zeroizing::new([0; 8]);
     let mut blocks = 0;
@@ -116,14 +118,14 @@ fn put(state: &[u32; 8], hash: &mut [u8; BLOCK_LEN]) {
 
 /// The same for a message of any length, with hashers that take it piece by piece.
 fn expand_long(prk: &[u8; 32], info: &[&[u8]], out: &mut [u8]) {
-    let mut pad = Zeroizing::new([0; BLOCK_LEN]);
+    let mut pad = Wiped::<BLOCK_LEN>::zeroed();
     pad[..HASH_LEN].copy_from_slice(prk);
     xor(&mut pad, INNER);
     let inner = Sha256::new_with_prefix(pad.as_slice());
     xor(&mut pad, INNER ^ OUTER);
     let outer = Sha256::new_with_prefix(pad.as_slice());
 
-    let mut hash = Zeroizing::new([0; HASH_LEN]);
+    let mut hash = Wiped::<HASH_LEN>::zeroed();
     for (i, part) in out.chunks_mut(HASH_LEN).enumerate() {
         let mut hasher = inner.clone();
         if i > 0 {
