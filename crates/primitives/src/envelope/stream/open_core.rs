@@ -24,6 +24,8 @@ pub(super) struct OpenCore {
     next: u64,
     /// Whether the reader stands after the `filled` bytes of `next`; not so in the middle of a seek.
     placed: bool,
+    /// How many bytes of the envelope were read, until the first seek of the reader.
+    consumed: u64,
     /// Where in the plaintext the caller is: anything, also beyond the end.
     position: u64,
     /// The length of the plaintext, once the last chunk was authentic.
@@ -78,6 +80,7 @@ impl OpenCore {
             loaded: None,
             next: 0,
             placed: true,
+            consumed: HEADER_LEN as u64,
             position: 0,
             end: None,
             base: None,
@@ -136,6 +139,7 @@ impl OpenCore {
             );
         }
         self.filled += len;
+        self.consumed += len as u64;
         Ok(())
     }
 
@@ -219,7 +223,7 @@ impl OpenCore {
     pub(super) fn sought(&mut self, at: u64) -> io::Result<()> {
         match self.seek.as_mut().and_then(|seek| seek.asked.take()) {
             None => {}
-            Some(Asked::Base) => match at.checked_sub(self.consumed()) {
+            Some(Asked::Base) => match at.checked_sub(self.consumed) {
                 Some(base) => self.base = Some(base),
                 None => return Err(self.fail(StreamError::read(io::Error::other("the reader was moved meanwhile")))),
             },
@@ -285,10 +289,5 @@ impl OpenCore {
             seek.asked = Some(asked);
         }
         Step::Seek(from)
-    }
-
-    /// Bytes of the envelope that were read, up to where the reader stands.
-    fn consumed(&self) -> u64 {
-        (HEADER_LEN + self.filled) as u64 + self.next * SEALED_CHUNK_LEN as u64
     }
 }

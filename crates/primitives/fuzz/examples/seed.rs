@@ -1,0 +1,56 @@
+//! Writes a small corpus to `corpus/`: good envelopes of telling lengths, their texts, and a KEK record.
+
+use std::{fs, io, path::Path};
+
+use keystrata_primitives::{
+    KekIdentity, KekRecord, KekState, RootKeyId, SecretKey, WrappedSecret, Wrapper,
+    envelope::{self, CHUNK_LEN},
+};
+use keystrata_primitives_fuzz::{Account, plaintext, seal};
+
+fn main() -> io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let account = Account::new(1);
+    let lengths = [0, 1, 100, CHUNK_LEN - 1, CHUNK_LEN, CHUNK_LEN + 1, 2 * CHUNK_LEN, 3 * CHUNK_LEN + 7];
+    for len in lengths {
+        let envelope = seal(&account, &plaintext(len as u32));
+        put(&corpus, "parse", &format!("envelope-{len}"), &envelope)?;
+        if len < CHUNK_LEN {
+            put(&corpus, "text", &format!("text-{len}"), envelope::to_text(&envelope).as_bytes())?;
+        }
+        // `arbitrary` reads from the front: the variant (the upper half is the second of two), then a length, then what is
+        // done to the envelope.
+        let mut calls = vec![0, 0, 0, 0x80];
+        calls.extend_from_slice(&(len as u32).to_le_bytes());
+        calls.extend((0..60).map(|i: u32| (i.wrapping_mul(97) % 251) as u8));
+        put(&corpus, "open", &format!("damaged-{len}"), &calls)?;
+        put(&corpus, "open_range", &format!("calls-{len}"), &calls[4..])?;
+    }
+    let header = &seal(&account, b"plaintext")[..envelope::HEADER_LEN];
+    put(&corpus, "rewrap", "header", &[&[0; 4], header].concat())?;
+    put(&corpus, "rewrap", "flips", &[0, 0, 0, 0x80, 3, 2, 1])?;
+    put(&corpus, "parse", "record", &record(account.kek().identity()))?;
+    Ok(())
+}
+
+fn record(identity: &KekIdentity) -> Vec<u8> {
+    let secret = SecretKey::from_slice(&[3; SecretKey::LEN]).expect("32 bytes");
+    let record = KekRecord {
+        identity: identity.clone(),
+        state: KekState::Primary,
+        check: identity.derive(&secret).check,
+        created_at: 1_767_225_600,
+        retired_at: 0,
+        wraps: vec![WrappedSecret {
+            wrapper: Wrapper::Root(RootKeyId::new("local:fuzz").expect("a short id")),
+            ciphertext: vec![5; 72],
+        }],
+    };
+    record.encode().expect("no limit is near")
+}
+
+fn put(corpus: &Path, target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = corpus.join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
