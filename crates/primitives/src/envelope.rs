@@ -23,6 +23,7 @@ mod header;
 mod object_key;
 mod payload;
 mod rewrap;
+mod rewrap_file;
 mod start;
 mod stream;
 mod text;
@@ -37,6 +38,7 @@ pub use self::stream::{AsyncOpener, AsyncSealer, read_header_async};
 pub use self::{
     object_key::ObjectKey,
     rewrap::{RewrapError, rewrap},
+    rewrap_file::{FileRecovery, FileRewrap, RewrapFileError, recover_file, rewrap_file},
     stream::{Opener, Sealer, StreamError, open_range, open_range_from, read_header},
     text::{TEXT_PREFIX, TextError, from_text, to_text},
 };
