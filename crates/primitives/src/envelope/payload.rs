@@ -1,7 +1,5 @@
 //! The keys of one object, and what is done with them to its chunks.
 
-use zeroize::Zeroizing;
-
 use super::header::{CHUNK_LEN, COMMITMENT_LEN, SEALED_CHUNK_LEN};
 use crate::{
     aead::{CHUNK_NONCE_LEN, ChunkCipher, Mismatch, TAG_LEN},
@@ -9,20 +7,21 @@ use crate::{
     kek::KekIdentity,
     key::SecretKey,
     suite::Suite,
+    wipe::Wiped,
     wire,
 };
 
 const LABEL: [u8; 24] = wire::label(b"keystrata v1 payload");
 
 /// What one object's chunks are sealed with: `key(32) ‖ base nonce(12) ‖ commitment(32)`.
-pub(super) struct Payload(Zeroizing<[u8; Payload::LEN]>);
+pub(super) struct Payload(Wiped<{ Payload::LEN }>);
 
 impl Payload {
     const LEN: usize = SecretKey::LEN + CHUNK_NONCE_LEN + COMMITMENT_LEN;
 
     /// All zero: to be [derived](Self::derive) where it stands, since moving a key leaves a copy behind.
     pub(super) fn zeroed() -> Self {
-        Self(Zeroizing::new([0; Self::LEN]))
+        Self(Wiped::zeroed())
     }
 
     /// `KDF(DEK, str("keystrata v1 payload") ‖ suite ‖ path ‖ context)`

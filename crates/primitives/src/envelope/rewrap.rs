@@ -2,7 +2,6 @@
 
 use rand::{TryCryptoRng, rngs::SysRng};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::{
     OpenError,
@@ -12,10 +11,10 @@ use super::{
 use crate::{
     aead::WRAP_NONCE_LEN,
     kek::Kek,
-    key::SecretKey,
     path::KeyPath,
     random::{self, RandomnessError},
     suite::Suite,
+    wipe::Wiped,
 };
 
 /// Why a header was not rewrapped. The old one still holds.
@@ -99,7 +98,7 @@ pub(crate) fn rewrap_with<R: TryCryptoRng>(
     if to.path != from.path {
         return Err(RewrapError::OtherAccount { old: from.path.clone(), new: to.path.clone() });
     }
-    let mut dek = Zeroizing::new([0; SecretKey::LEN]);
+    let mut dek = Wiped::zeroed();
     start::unwrap_dek(old, &parsed, &mut dek).map_err(|error| match error {
         OpenError::SuiteMismatch { envelope, kek } => RewrapError::SuiteMismatch { header: envelope, kek },
         _ => RewrapError::Rejected,
@@ -111,7 +110,7 @@ pub(crate) fn rewrap_with<R: TryCryptoRng>(
     rewrapped[4..20].copy_from_slice(to.id.as_bytes());
     rewrapped[20..92].copy_from_slice(&start::wrap_dek(new, &nonce, &dek));
 
-    let mut again = Zeroizing::new([0; SecretKey::LEN]);
+    let mut again = Wiped::zeroed();
     let opened = Header::parse_start(&rewrapped).map_err(OpenError::Envelope);
     let opened = opened.and_then(|parsed| start::unwrap_dek(new, &parsed, &mut again));
     if opened.is_ok() && bool::from(again.ct_eq(&*dek)) { Ok(rewrapped) } else { Err(RewrapError::NotVerified) }

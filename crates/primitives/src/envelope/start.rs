@@ -2,7 +2,6 @@
 
 use rand::TryCryptoRng;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::{
     OpenError,
@@ -15,6 +14,7 @@ use crate::{
     key::SecretKey,
     path::KeyPath,
     random::{self, RandomnessError},
+    wipe::Wiped,
     wire,
     wrap::{self, WRAPPED_LEN},
 };
@@ -28,7 +28,7 @@ pub(super) fn begin<R: TryCryptoRng>(
 ) -> Result<Chunks, RandomnessError> {
     let identity = kek.identity;
     // One request to the kernel: the DEK and the nonce of its wrap.
-    let mut random = Zeroizing::new([0; SecretKey::LEN + WRAP_NONCE_LEN]);
+    let mut random = Wiped::<{ SecretKey::LEN + WRAP_NONCE_LEN }>::zeroed();
     random::fill_with(rng, &mut *random)?;
     let (dek, nonce) = random.split_first_chunk().expect("56 bytes begin with 32");
     let nonce = nonce.first_chunk().expect("and end with 24");
@@ -46,7 +46,7 @@ pub(super) fn begin<R: TryCryptoRng>(
 
 /// The keys of the object that `header` begins, if it was sealed for this KEK's account and this context.
 pub(super) fn resume(kek: &Kek<'_>, context: &[u8], header: &Header<'_>) -> Result<Chunks, OpenError> {
-    let mut dek = Zeroizing::new([0; SecretKey::LEN]);
+    let mut dek = Wiped::zeroed();
     unwrap_dek(kek, header, &mut dek)?;
     let mut payload = Payload::zeroed();
     payload.derive(&dek, kek.identity, context);
