@@ -141,7 +141,7 @@ fn not_envelopes(maker: &mut Maker, small: &[u8]) {
     add(UnknownVersion, "version_2", "A later version.", &put(small, 2, &[2]));
     add(UnknownVersion, "version_2_cut_short", "The version decides before the length.", b"KS\x02");
     add(UnknownSuite, "suite_0", "There is no suite 0.", &put(small, 3, &[0]));
-    add(UnknownSuite, "suite_2", "A suite of the future.", &put(small, 3, &[2]));
+    add(UnknownSuite, "suite_3", "A suite of the future.", &put(small, 3, &[3]));
     add(UnknownSuite, "suite_255_cut_short", "The suite decides before the length.", b"KS\x01\xff");
     for len in [1, 2, 3, 4, 19, 20, 43, 44, 91, 92, 123, 124, 139] {
         let comment = match len {

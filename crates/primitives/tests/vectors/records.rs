@@ -109,7 +109,7 @@ fn starts(vectors: &mut Vec<ParseRecord>, plain: &[u8]) {
     add(UnknownVersion, "format_version_0", "There is no version 0.", &put(plain, 2, &[0]));
     add(UnknownVersion, "format_version_2", "A later version.", &put(plain, 2, &[2]));
     add(UnknownSuite, "suite_0", "There is no suite 0.", &put(plain, 3, &[0]));
-    add(UnknownSuite, "suite_2", "A suite of the future.", &put(plain, 3, &[2]));
+    add(UnknownSuite, "suite_3", "A suite of the future.", &put(plain, 3, &[3]));
     add(UnknownState, "state_0", "States are counted from 1.", &put(plain, 4, &[0]));
     add(UnknownState, "state_5", "A state of the future.", &put(plain, 4, &[5]));
     add(Malformed, "kek_version_0", "Versions are counted from 1.", &put(plain, 5, &[0; 4]));
