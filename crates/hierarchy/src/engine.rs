@@ -47,6 +47,8 @@ pub(crate) struct Config {
     /// Zero: nothing is cached.
     pub(crate) kek_ttl: Duration,
     pub(crate) capacity: usize,
+    /// Of KEKs that are made; existing ones keep theirs.
+    pub(crate) suite: Suite,
     pub(crate) memory: ArenaConfig,
     /// Where loads run; `None`: where they are asked for.
     pub(crate) runtime: Option<Handle>,
@@ -450,7 +452,7 @@ impl Engine {
     /// A new KEK and its record, stored nowhere yet. One call to the root key.
     async fn generate(&self, path: &KeyPath) -> Result<(KekRecord, DerivedKek), KeyError> {
         let id = KekId::generate()?;
-        let identity = KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path: path.clone() };
+        let identity = KekIdentity { suite: self.config.suite, version: KekVersion::FIRST, id, path: path.clone() };
         let created_at = self.now().real.as_secs();
         let generated = self.root.generate_key(&RootContext::of_kek(&identity)).await;
         let GeneratedKey { secret, wrapped } = generated.map_err(|error| KeyError::from_root(error, path, id))?;

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use keystrata_memory::{ArenaConfig, MemoryReport, OnUnprotected};
-use keystrata_primitives::{KeyPath, PathError};
+use keystrata_primitives::{KeyPath, PathError, Suite};
 
 use crate::{
     account::Account,
@@ -82,7 +82,13 @@ pub struct HierarchyBuilder {
 impl Default for HierarchyBuilder {
     fn default() -> Self {
         let memory = ArenaConfig::default();
-        let config = Config { kek_ttl: Duration::from_secs(5 * 60), capacity: 100_000, memory, runtime: None };
+        let config = Config {
+            kek_ttl: Duration::from_secs(5 * 60),
+            capacity: 100_000,
+            suite: Suite::default(),
+            memory,
+            runtime: None,
+        };
         Self { root: None, store: None, clock: Arc::new(SystemClock), config }
     }
 }
@@ -119,6 +125,15 @@ impl HierarchyBuilder {
     /// KEKs are overwritten before all who waited for them have used them, and each of those makes a call of its own.
     pub fn capacity(mut self, keks: usize) -> Self {
         self.config.capacity = keks;
+        self
+    }
+
+    /// The suite of KEKs that are made from now on, and so of what is sealed under them. Default:
+    /// [`Suite::XChaCha20Poly1305`].
+    ///
+    /// Accounts that have a KEK keep its suite; envelopes of every suite open.
+    pub fn suite(mut self, suite: Suite) -> Self {
+        self.config.suite = suite;
         self
     }
 

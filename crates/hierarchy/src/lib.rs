@@ -56,7 +56,7 @@ pub mod test_util;
 
 pub use keystrata_memory::{MemoryError, MemoryReport, OnUnprotected};
 pub use keystrata_primitives::{
-    Context, ContextError, KekId, KekRecord, KekState, KekVersion, KeyPath, PathError, RootKeyId, SecretKey,
+    Context, ContextError, KekId, KekRecord, KekState, KekVersion, KeyPath, PathError, RootKeyId, SecretKey, Suite,
     envelope::EnvelopeError,
 };
 

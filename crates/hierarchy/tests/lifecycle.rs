@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Fixture, row};
 use keystrata_hierarchy::{
     BuildError, Context, ContextError, EnvelopeError, Hierarchy, KekStore, KeyError, KeyPath, MemoryKekStore,
-    OnUnprotected, OpenError, PathError, RootKeyError, SealError, test_util::ScriptedRootKey,
+    OnUnprotected, OpenError, PathError, RootKeyError, SealError, Suite, test_util::ScriptedRootKey,
 };
 
 #[tokio::test]
@@ -33,6 +33,26 @@ async fn another_process_opens_with_one_call_and_seals_under_the_same_kek() {
     let again = acme.seal(b"x", &Context::none()).await.unwrap();
     assert_eq!(again[4..20], sealed[4..20], "the KEK id");
     assert_eq!(fixture.root.calls(), 2);
+}
+
+#[tokio::test]
+async fn accounts_keep_the_suite_that_their_kek_was_made_with() {
+    let fixture = Fixture::new();
+    let aes = fixture.builder().suite(Suite::Aes256Gcm).build().unwrap();
+    let old = fixture.process().account("old").unwrap().seal(b"x", &row(1)).await.unwrap();
+    let new = aes.account("new").unwrap().seal(b"x", &row(1)).await.unwrap();
+    let old_again = aes.account("old").unwrap().seal(b"x", &row(1)).await.unwrap();
+    assert_eq!([old[3], new[3], old_again[3]], [1, 2, 1]);
+    for (account, sealed) in [("old", &old), ("new", &new), ("old", &old_again)] {
+        for keys in [&aes, &fixture.process()] {
+            assert_eq!(keys.account(account).unwrap().open(sealed, &row(1)).await.unwrap(), b"x");
+        }
+    }
+    // The suite byte of one on the other.
+    let mut altered = old;
+    altered[3] = 2;
+    let refused = aes.account("old").unwrap().open(&altered, &row(1)).await.unwrap_err();
+    assert!(matches!(refused, OpenError::SuiteMismatch { .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -131,7 +151,9 @@ async fn every_flipped_bit_of_an_envelope_is_a_typed_refusal() {
         let is_right = match bit / 8 {
             0..2 => matches!(refused, OpenError::Envelope(EnvelopeError::NotAnEnvelope)),
             2 => matches!(refused, OpenError::Envelope(EnvelopeError::UnknownVersion(_))),
-            3 => matches!(refused, OpenError::Envelope(EnvelopeError::UnknownSuite(_))),
+            3 => {
+                matches!(refused, OpenError::Envelope(EnvelopeError::UnknownSuite(_)) | OpenError::SuiteMismatch { .. })
+            }
             4..20 => matches!(refused, OpenError::Key(KeyError::NotFound { .. })),
             _ => matches!(refused, OpenError::Rejected),
         };

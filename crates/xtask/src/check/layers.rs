@@ -58,19 +58,21 @@ const CLIENTS: &[&str] = &[
 
 pub(super) fn check(workspace: &Workspace) -> Result<Findings> {
     let mut findings: Findings = workspace.members().flat_map(wrong_arrows).collect();
-    for (package, banned) in [
-        ("keystrata-memory", RUNTIMES),
-        ("keystrata-memory", CLIENTS),
-        ("keystrata-primitives", RUNTIMES),
-        ("keystrata-primitives", CLIENTS),
-        ("keystrata-hierarchy", CLIENTS),
+    for (package, features, banned) in [
+        ("keystrata-memory", "--all-features", RUNTIMES),
+        ("keystrata-memory", "--all-features", CLIENTS),
+        // The streams over tokio's traits are a feature that nobody gets without asking.
+        ("keystrata-primitives", "--features default", RUNTIMES),
+        ("keystrata-primitives", "--all-features", CLIENTS),
+        ("keystrata-hierarchy", "--all-features", CLIENTS),
     ] {
         let tree = step::output(&mut cargo(&format!(
-            "tree --locked -p {package} --all-features --target all -e normal,build --prefix none --format {{p}}"
+            "tree --locked -p {package} {features} --target all -e normal,build --prefix none --format {{p}}"
         )))?;
-        findings.extend(banned_in(&tree, banned).map(|name| {
-            format!("{package} depends on {name}: see `cargo tree -p {package} --all-features -i {name}`")
-        }));
+        findings
+            .extend(banned_in(&tree, banned).map(|name| {
+                format!("{package} depends on {name}: see `cargo tree -p {package} {features} -i {name}`")
+            }));
     }
     Ok(findings)
 }
