@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the vectors in this folder, and the worked example of ../format.md.
+"""Checks the vectors in this folder, and the worked examples of ../format.md.
 
 A decoder of its own, written from ../format.md and not from the Rust code: it shares no line with what made the
 vectors. Stops with status 1 at the first disagreement.
@@ -10,6 +10,7 @@ vectors. Stops with status 1 at the first disagreement.
 """
 
 import base64
+import hashlib
 import hmac
 import json
 import re
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,24 +50,85 @@ def encode_path(segments):
 
 
 def encode_context(pairs):
-    if len(pairs) > 64:
-        raise Refused("context-too-many-pairs")
-    encoded = u32le(len(pairs)) + b"".join(string(n) + string(v) for n, v in sorted(pairs))
-    if len(encoded) > 8192:
-        raise Refused("context-too-long")
-    names = [name for name, _ in pairs]
-    if b"" in names:
-        raise Refused("context-empty-name")
-    if len(set(names)) != len(names):
-        raise Refused("context-duplicate-name")
-    return encoded
+    names, length = set(), 4
+    for name, value in pairs:
+        length += 8 + len(name) + len(value)
+        if not name:
+            raise Refused("context-empty-name")
+        if name in names:
+            raise Refused("context-duplicate-name")
+        names.add(name)
+        if len(names) > 64:
+            raise Refused("context-too-many-pairs")
+        if length > 8192:
+            raise Refused("context-too-long")
+    return u32le(len(pairs)) + b"".join(string(n) + string(v) for n, v in sorted(pairs))
 
 
-# --- Suite 1
+# --- Suites
 
 
-def kdf(key, message, length):
-    return blake3(message, key=key).digest(length=length)
+def kdf(suite, key, message, length):
+    if suite == 1:
+        return blake3(message, key=key).digest(length=length)
+    return hkdf_expand(key, message, length)
+
+
+def hkdf_expand(prk, info, length):
+    """RFC 5869, section 2.3."""
+    out, block, i = b"", b"", 1
+    while len(out) < length:
+        block = hmac.new(prk, block + info + bytes([i]), hashlib.sha256).digest()
+        out, i = out + block, i + 1
+    return out[:length]
+
+
+def wrap_cipher(suite, key, nonce):
+    """The cipher and the 12-byte nonce that a wrap with a 24-byte nonce comes down to."""
+    if suite == 1:
+        return xchacha(key, nonce)
+    return AESGCM(xaes_steps(key, nonce)[-1]), nonce[12:]
+
+
+def wrap_seal(suite, key, nonce, plaintext, aad):
+    cipher, inner = wrap_cipher(suite, key, nonce)
+    return cipher.encrypt(inner, plaintext, aad)
+
+
+def wrap_open(suite, key, nonce, sealed, aad):
+    cipher, inner = wrap_cipher(suite, key, nonce)
+    return aead_open(cipher, inner, sealed, aad)
+
+
+def aead_open(cipher, nonce, sealed, aad):
+    try:
+        return cipher.decrypt(nonce, sealed, aad)
+    except InvalidTag:
+        raise Refused("rejected") from None
+
+
+def chunk_cipher(suite, key):
+    return ChaCha20Poly1305(key) if suite == 1 else AESGCM(key)
+
+
+def aes_block(key, block):
+    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    return encryptor.update(block) + encryptor.finalize()
+
+
+def xor(a, b):
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+def xaes_steps(key, nonce):
+    """L, K1, M1, M2 and the subkey."""
+    zero = aes_block(key, bytes(16))
+    doubled = int.from_bytes(zero, "big") << 1
+    if doubled >> 128:
+        doubled ^= 1 << 128 | 0x87
+    k1 = doubled.to_bytes(16, "big")
+    m1, m2 = (bytes([0, i]) + b"X\0" + nonce[:12] for i in (1, 2))
+    return zero, k1, m1, m2, aes_block(key, xor(m1, k1)) + aes_block(key, xor(m2, k1))
 
 
 def hchacha20(key, nonce16):
@@ -93,19 +156,6 @@ def xchacha(key, nonce):
     return ChaCha20Poly1305(hchacha20(key, nonce[:16])), bytes(4) + nonce[16:]
 
 
-def xchacha_open(key, nonce, sealed, aad):
-    cipher, inner = xchacha(key, nonce)
-    try:
-        return cipher.decrypt(inner, sealed, aad)
-    except InvalidTag:
-        raise Refused("rejected") from None
-
-
-def xchacha_seal(key, nonce, plaintext, aad):
-    cipher, inner = xchacha(key, nonce)
-    return cipher.encrypt(inner, plaintext, aad)
-
-
 # --- Key encryption keys
 
 
@@ -114,7 +164,7 @@ def kek_message(suite, version, kek_id, path):
 
 
 def derive_kek(secret, suite, version, kek_id, path):
-    both = kdf(secret, kek_message(suite, version, kek_id, path), 64)
+    both = kdf(suite, secret, kek_message(suite, version, kek_id, path), 64)
     return both[:32], both[32:]
 
 
@@ -185,7 +235,7 @@ def parse_record(data):
         raise Refused("unknown-version")
     record = {}
     record["suite"] = r.take(1)[0]
-    if record["suite"] != 1:
+    if record["suite"] not in (1, 2):
         raise Refused("unknown-suite")
     state = r.take(1)[0]
     if state not in STATES:
@@ -237,7 +287,7 @@ def chunk_nonce(base, i):
     return bytes(a ^ b for a, b in zip(base, i.to_bytes(12, "big")))
 
 
-def open_envelope(kek, suite, kek_id, path, pairs, envelope):
+def check_start(envelope):
     if not envelope:
         raise Refused("empty")
     if envelope[:2] != b"KS"[: len(envelope)]:
@@ -248,32 +298,38 @@ def open_envelope(kek, suite, kek_id, path, pairs, envelope):
         raise Refused("unknown-version")
     if len(envelope) < 4:
         raise Refused("truncated")
-    if envelope[3] != 1:
+    if envelope[3] not in (1, 2):
         raise Refused("unknown-suite")
     if len(envelope) < 124:
         raise Refused("truncated")
+
+
+def unwrap_dek(kek, suite, kek_id, path, header):
+    if header[3] != suite:
+        raise Refused("suite-mismatch")
+    if header[4:20] != kek_id:
+        raise Refused("rejected")
+    return wrap_open(suite, kek, header[20:44], header[44:92], dek_wrap_aad(suite, kek_id, path))
+
+
+def open_envelope(kek, suite, kek_id, path, pairs, envelope):
+    check_start(envelope)
     full, rest = divmod(len(envelope) - 124, 16_400)
     if rest < 16:
         raise Refused("truncated")
     if full >= 2**32:
         raise Refused("too-long")
     context = encode_context(pairs)
-    if envelope[3] != suite:
-        raise Refused("suite-mismatch")
-    if envelope[4:20] != kek_id:
-        raise Refused("rejected")
-    dek = xchacha_open(kek, envelope[20:44], envelope[44:92], dek_wrap_aad(suite, kek_id, path))
-    payload = kdf(dek, payload_message(suite, path, context), 76)
+    dek = unwrap_dek(kek, suite, kek_id, path, envelope)
+    payload = kdf(suite, dek, payload_message(suite, path, context), 76)
     key, base, commitment = payload[:32], payload[32:44], payload[44:]
     if not hmac.compare_digest(commitment, envelope[92:124]):
         raise Refused("rejected")
     plaintext = bytearray()
     for i in range(full + 1):
         start = 124 + 16_400 * i
-        try:
-            plaintext += ChaCha20Poly1305(key).decrypt(chunk_nonce(base, i), envelope[start : start + 16_400], None)
-        except InvalidTag:
-            raise Refused("rejected") from None
+        chunk = envelope[start : start + 16_400]
+        plaintext += aead_open(chunk_cipher(suite, key), chunk_nonce(base, i), chunk, None)
     if len(plaintext) != 16_384 * full + rest - 16 or len(envelope) != envelope_length(len(plaintext)):
         raise Disagreement("the page's formulas of length do not agree")
     return bytes(plaintext)
@@ -286,10 +342,52 @@ def envelope_length(n):
 # --- Plain form
 
 
-def open_plain(key, sealed):
-    if len(sealed) < 40:
+def open_plain(cipher, key, sealed):
+    nonce_len = {"XChaCha20-Poly1305": 24, "AES-256-GCM": 12}[cipher]
+    if len(sealed) < nonce_len + 16:
         raise Refused("rejected")
-    return xchacha_open(key, sealed[:24], sealed[24:], b"")
+    nonce, body = sealed[:nonce_len], sealed[nonce_len:]
+    if cipher == "AES-256-GCM":
+        return aead_open(AESGCM(key), nonce, body, None)
+    return wrap_open(1, key, nonce, body, None)
+
+
+# --- Rewrap
+
+
+def rewrap(old, new, nonce, header):
+    check_start(header)
+    (old_kek, old_suite, old_id, old_path), (new_kek, new_suite, new_id, new_path) = old, new
+    if new_suite != old_suite:
+        raise Refused("rewrap-new-suite")
+    if new_path != old_path:
+        raise Refused("rewrap-other-account")
+    dek = unwrap_dek(old_kek, old_suite, old_id, old_path, header)
+    wrapped = wrap_seal(new_suite, new_kek, nonce, dek, dek_wrap_aad(new_suite, new_id, new_path))
+    return header[:4] + new_id + nonce + wrapped + header[92:]
+
+
+# --- Text form
+
+
+def to_text(data):
+    return "ks1." + base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def from_text(text):
+    if not text:
+        raise Refused("text-empty")
+    if not text.startswith("ks1."):
+        raise Refused("text-no-prefix")
+    rest = text[4:]
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", rest):
+        raise Refused("text-bad-character")
+    if len(rest) % 4 == 1:
+        raise Refused("text-bad-length")
+    data = base64.urlsafe_b64decode(rest + "=" * (-len(rest) % 4))
+    if to_text(data) != text:
+        raise Refused("text-stray-bits")
+    return data
 
 
 # --- The files
@@ -357,12 +455,26 @@ def run_child(vector, _):
     if len(wrapped) != 72:
         raise Refused("rejected")
     aad = child_wrap_aad(suite, unhex(parent_id), parent_path, unhex(child_id), version, child_path)
-    return {"secret": xchacha_open(unhex(kek), wrapped[:24], wrapped[24:], aad).hex()}
+    return {"secret": wrap_open(suite, unhex(kek), wrapped[:24], wrapped[24:], aad).hex()}
 
 
 def run_plain(vector, _):
-    key, sealed = fields(vector, "key", "sealed")
-    return {"plaintext": open_plain(unhex(key), unhex(sealed)).hex()}
+    cipher, key, sealed = fields(vector, "cipher", "key", "sealed")
+    return {"plaintext": open_plain(cipher, unhex(key), unhex(sealed)).hex()}
+
+
+def run_rewrap(vector, _):
+    old, new, nonce, header = fields(vector, "old", "new", "nonce", "header")
+    for kek in (old, new):
+        if set(kek) != {"kek", "suite", "kek_id", "path"}:
+            raise Disagreement(f"fields {sorted(kek)}")
+    old, new = ((unhex(k["kek"]), k["suite"], unhex(k["kek_id"]), k["path"]) for k in (old, new))
+    return {"header": rewrap(old, new, unhex(nonce), unhex(header)).hex()}
+
+
+def run_text(vector, _):
+    (text,) = fields(vector, "text")
+    return {"bytes": from_text(text).hex()}
 
 
 FILES = {
@@ -371,6 +483,8 @@ FILES = {
     "kek_derive.json": ("derive a KEK and compare its check", run_derive),
     "child_unwrap.json": ("unwrap a KEK's secret with its parent", run_child),
     "plain_open.json": ("open the plain form", run_plain),
+    "rewrap.json": ("rewrap a header", run_rewrap),
+    "text.json": ("read the text form", run_text),
 }
 
 
@@ -409,54 +523,74 @@ def check_file(name):
 # --- The worked example
 
 
-def check_example():
+def check_examples():
     page = (HERE.parent / "format.md").read_text(encoding="utf-8")
-    block = page.split("<!-- example: begin -->")[1].split("<!-- example: end -->")[0]
+    example = page.split("<!-- example: begin -->")[1].split("<!-- example: end -->")[0]
+    blocks = re.findall(r"^```text\n(.*?)^```$", example, re.DOTALL | re.MULTILINE)
+    if len(blocks) != 2:
+        raise Disagreement(f"format.md: {len(blocks)} examples")
+    for suite, block in zip((1, 2), blocks, strict=True):
+        check_example(suite, block)
+
+
+def check_example(suite, block):
     values, name = {}, None
-    for line in block.strip().splitlines()[1:-1]:
+    for line in block.splitlines():
         name = line[:18].strip() or name
-        values[name] = values.get(name, b"") + unhex(line[18:])
+        value = line[18:].encode() if name == "text form" else unhex(line[18:])
+        values[name] = values.get(name, b"") + value
 
     def check(name, value):
         if values.pop(name) != value:
-            raise Disagreement(f"format.md: the example's {name} is not {value.hex()}")
+            raise Disagreement(f"format.md: the example's {name} of suite {suite} is not {value.hex()}")
 
     secret, kek_id, dek = values.pop("secret"), values.pop("KEK id"), values.pop("DEK")
     wrap_nonce, plaintext = values.pop("wrap nonce"), values.pop("plaintext")
     child_id, child_secret = values.pop("child KEK id"), values.pop("child secret")
-    child_nonce = values.pop("child nonce")
+    child_nonce, plain_nonce = values.pop("child nonce"), values.pop("plain nonce")
+    new_kek, new_id, new_nonce = values.pop("new KEK"), values.pop("new KEK id"), values.pop("new wrap nonce")
     path, child_path = ["acme"], ["acme", "billing"]
 
     check("path", encode_path(path))
-    check("KEK message", kek_message(1, 1, kek_id, path))
-    kek, own_check = derive_kek(secret, 1, 1, kek_id, path)
+    check("KEK message", kek_message(suite, 1, kek_id, path))
+    kek, own_check = derive_kek(secret, suite, 1, kek_id, path)
     check("KEK", kek)
     check("check", own_check)
     wraps = u32le(1) + b"\x01" + string(b"example:root") + string(b"wrapped")
     times = struct.pack("<QQ", 1_700_000_000, 0)
-    check("record", b"KR\x01\x01\x01" + u32le(1) + kek_id + own_check + times + encode_path(path) + wraps)
+    start = b"KR\x01" + bytes([suite]) + b"\x01"
+    check("record", start + u32le(1) + kek_id + own_check + times + encode_path(path) + wraps)
 
     context = encode_context([(b"row", b"42")])
     check("context", context)
-    aad = dek_wrap_aad(1, kek_id, path)
+    aad = dek_wrap_aad(suite, kek_id, path)
     check("DEK wrap AAD", aad)
-    wrapped = xchacha_seal(kek, wrap_nonce, dek, aad)
+    if suite == 2:
+        for name, value in zip(("L", "K1", "M1", "M2", "wrap subkey"), xaes_steps(kek, wrap_nonce), strict=True):
+            check(name, value)
+    wrapped = wrap_seal(suite, kek, wrap_nonce, dek, aad)
     check("wrapped DEK", wrapped)
-    message = payload_message(1, path, context)
+    message = payload_message(suite, path, context)
     check("payload message", message)
-    payload = kdf(dek, message, 76)
+    payload = kdf(suite, dek, message, 76)
     check("payload key", payload[:32])
     check("base nonce", payload[32:44])
     check("commitment", payload[44:])
-    chunk = ChaCha20Poly1305(payload[:32]).encrypt(chunk_nonce(payload[32:44], 0), plaintext, None)
+    chunk = chunk_cipher(suite, payload[:32]).encrypt(chunk_nonce(payload[32:44], 0), plaintext, None)
     check("chunk 0", chunk)
-    check("envelope", b"KS\x01\x01" + kek_id + wrap_nonce + wrapped + payload[44:] + chunk)
+    header = b"KS\x01" + bytes([suite]) + kek_id + wrap_nonce + wrapped + payload[44:]
+    check("envelope", header + chunk)
+    check("text form", to_text(header + chunk).encode())
+    check("new header", rewrap((kek, suite, kek_id, path), (new_kek, suite, new_id, path), new_nonce, header))
 
     check("child path", encode_path(child_path))
-    aad = child_wrap_aad(1, kek_id, path, child_id, 1, child_path)
+    aad = child_wrap_aad(suite, kek_id, path, child_id, 1, child_path)
     check("child wrap AAD", aad)
-    check("wrapped child", child_nonce + xchacha_seal(kek, child_nonce, child_secret, aad))
-    check("plain form", wrap_nonce + xchacha_seal(dek, wrap_nonce, plaintext, b""))
+    check("wrapped child", child_nonce + wrap_seal(suite, kek, child_nonce, child_secret, aad))
+    if suite == 1:
+        check("plain form", plain_nonce + wrap_seal(1, dek, plain_nonce, plaintext, None))
+    else:
+        check("plain form", plain_nonce + AESGCM(dek).encrypt(plain_nonce, plaintext, None))
     if values:
         raise Disagreement(f"format.md: the example has values nobody checks: {sorted(values)}")
 
@@ -469,16 +603,37 @@ def check_hchacha20():
         raise Disagreement("HChaCha20 of this program does not give the draft's answer")
 
 
+def check_xaes():
+    """c2sp.org/XAES-256-GCM, its two vectors."""
+    nonce = b"ABCDEFGHIJKLMNOPQRSTUVWX"
+    for byte, aad, sealed in (
+        (1, b"", "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271"),
+        (3, b"c2sp.org/XAES-256-GCM", "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"),
+    ):
+        if wrap_seal(2, bytes([byte]) * 32, nonce, b"XAES-256-GCM", aad).hex() != sealed:
+            raise Disagreement("XAES-256-GCM of this program does not give its specification's answer")
+
+
+def check_hkdf():
+    """RFC 5869, appendix A.1."""
+    prk = bytes.fromhex("077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5")
+    okm = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
+    if hkdf_expand(prk, bytes(range(0xF0, 0xFA)), 42).hex() != okm:
+        raise Disagreement("HKDF-Expand of this program does not give the RFC's answer")
+
+
 def main():
     check_hchacha20()
-    check_example()
+    check_xaes()
+    check_hkdf()
+    check_examples()
     files = {path.name for path in HERE.glob("*.json")}
     if files != set(FILES):
         raise Disagreement(f"files {sorted(files ^ set(FILES))}")
     counts = {name: check_file(name) for name in FILES}
     for name, count in counts.items():
         print(f"{count:4} {name}")
-    print(f"{sum(counts.values()):4} vectors and the worked example agree")
+    print(f"{sum(counts.values()):4} vectors and the worked examples agree")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,22 @@
 mod envelopes;
 #[path = "vectors/example.rs"]
 mod example;
+#[path = "vectors/independent.rs"]
+mod independent;
 #[path = "vectors/keys.rs"]
 mod keys;
 #[path = "vectors/make.rs"]
 mod make;
 #[path = "vectors/records.rs"]
 mod records;
+#[path = "vectors/refusals.rs"]
+mod refusals;
+#[path = "vectors/rewraps.rs"]
+mod rewraps;
 #[path = "vectors/schema.rs"]
 mod schema;
+#[path = "vectors/text.rs"]
+mod text;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,19 +32,20 @@ use std::{
 };
 
 use keystrata_primitives::{
-    Context, ContextError, Kek, KekCheck, KekRecord, KeyPath, RecordError, SecretKey, Suite,
-    envelope::{self, EnvelopeError, HEADER_LEN, OpenError},
-    simple, wrap,
+    Context, Kek, KekCheck, KekRecord, KeyPath, SecretKey, Suite,
+    envelope::{self, HEADER_LEN},
+    hazmat, simple, wrap,
 };
 use secrecy::ExposeSecret;
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::{
     example::Example,
-    make::identity,
+    make::{Fixed, identity},
+    refusals::{open_refusal, record_refusal, rewrap_refusal, text_refusal},
     schema::{
         DeriveKek, Derived, EnvelopeBytes, File, Hex, OpenEnvelope, OpenPlain, Opened, ParseRecord, ParsedRecord,
-        Refusal, UnwrapChild, Unwrapped,
+        PlainCipher, ReadText, Refusal, RewrapHeader, RewrapKek, Rewrapped, TextRead, UnwrapChild, Unwrapped,
     },
 };
 
@@ -45,17 +54,19 @@ fn docs() -> PathBuf {
 }
 
 /// What is written to a file, byte for byte.
-fn text(file: &impl Serialize) -> String {
+fn json(file: &impl Serialize) -> String {
     serde_json::to_string_pretty(file).unwrap() + "\n"
 }
 
-fn made() -> [(&'static str, String); 5] {
+fn made() -> [(&'static str, String); 7] {
     [
-        ("envelope_open.json", text(&envelopes::file())),
-        ("kek_record_parse.json", text(&records::file())),
-        ("kek_derive.json", text(&keys::derive_file())),
-        ("child_unwrap.json", text(&keys::child_file())),
-        ("plain_open.json", text(&keys::plain_file())),
+        ("envelope_open.json", json(&envelopes::file())),
+        ("kek_record_parse.json", json(&records::file())),
+        ("kek_derive.json", json(&keys::derive_file())),
+        ("child_unwrap.json", json(&keys::child_file())),
+        ("plain_open.json", json(&keys::plain_file())),
+        ("rewrap.json", json(&rewraps::file())),
+        ("text.json", json(&text::file())),
     ]
 }
 
@@ -68,44 +79,8 @@ fn str_refs(path: &[String]) -> Vec<&str> {
     path.iter().map(String::as_str).collect()
 }
 
-fn context_refusal(error: &ContextError) -> Refusal {
-    match error {
-        ContextError::TooManyPairs(_) => Refusal::ContextTooManyPairs,
-        ContextError::TooLong(_) => Refusal::ContextTooLong,
-        ContextError::EmptyName => Refusal::ContextEmptyName,
-        ContextError::DuplicateName { .. } => Refusal::ContextDuplicateName,
-        other => panic!("a refusal without a name: {other:?}"),
-    }
-}
-
-fn open_refusal(error: &OpenError) -> Refusal {
-    match error {
-        OpenError::Envelope(error) => match error {
-            EnvelopeError::Empty => Refusal::Empty,
-            EnvelopeError::NotAnEnvelope => Refusal::NotAnEnvelope,
-            EnvelopeError::UnknownVersion(_) => Refusal::UnknownVersion,
-            EnvelopeError::UnknownSuite(_) => Refusal::UnknownSuite,
-            EnvelopeError::Truncated { .. } => Refusal::Truncated,
-            EnvelopeError::TooLong { .. } => Refusal::TooLong,
-            other => panic!("a refusal without a name: {other:?}"),
-        },
-        OpenError::Context(error) => context_refusal(error),
-        OpenError::SuiteMismatch { .. } => Refusal::SuiteMismatch,
-        OpenError::Rejected => Refusal::Rejected,
-        other => panic!("a refusal without a name: {other:?}"),
-    }
-}
-
-fn record_refusal(error: &RecordError) -> Refusal {
-    match error {
-        RecordError::NotARecord => Refusal::NotARecord,
-        RecordError::UnknownVersion(_) => Refusal::UnknownVersion,
-        RecordError::UnknownSuite(_) => Refusal::UnknownSuite,
-        RecordError::UnknownState(_) => Refusal::UnknownState,
-        RecordError::UnknownWrapper(_) => Refusal::UnknownWrapper,
-        RecordError::Malformed(_) => Refusal::Malformed,
-        other => panic!("a refusal without a name: {other:?}"),
-    }
+fn suite(byte: u8) -> Suite {
+    Suite::try_from(byte).unwrap()
 }
 
 fn assert_outcome(name: &str, outcome: Result<Vec<u8>, Refusal>, expected: &Opened) {
@@ -131,8 +106,7 @@ fn envelopes_open_or_are_refused_as_their_vectors_say() {
                 slices.iter().flat_map(|slice| &earlier[&slice.vector][slice.start..slice.end]).copied().collect()
             }
         };
-        assert_eq!(vector.suite, Suite::XChaCha20Poly1305.to_byte());
-        let identity = identity(1, &vector.kek_id.array(), &str_refs(&vector.path));
+        let identity = identity(suite(vector.suite), 1, &vector.kek_id.array(), &str_refs(&vector.path));
         let kek = vector.kek.array();
         let context: Context = vector.context.iter().map(|(name, value)| (&name.0, &value.0)).collect();
         let outcome = envelope::open(&Kek::new(&kek, &identity), &context, &bytes);
@@ -159,8 +133,7 @@ fn records_parse_or_are_refused_as_their_vectors_say() {
 #[test]
 fn keks_derive_and_their_checks_tell_as_their_vectors_say() {
     for vector in read::<DeriveKek>("kek_derive.json") {
-        assert_eq!(vector.suite, Suite::XChaCha20Poly1305.to_byte());
-        let identity = identity(vector.version, &vector.kek_id.array(), &str_refs(&vector.path));
+        let identity = identity(suite(vector.suite), vector.version, &vector.kek_id.array(), &str_refs(&vector.path));
         let derived = identity.derive(&SecretKey::from_slice(&vector.secret.0).unwrap());
         let outcome = if derived.check == KekCheck::from_bytes(vector.check.array()) {
             Derived::Kek(Hex::of(derived.expose_secret()))
@@ -174,9 +147,9 @@ fn keks_derive_and_their_checks_tell_as_their_vectors_say() {
 #[test]
 fn children_unwrap_or_are_refused_as_their_vectors_say() {
     for vector in read::<UnwrapChild>("child_unwrap.json") {
-        assert_eq!(vector.parent_suite, Suite::XChaCha20Poly1305.to_byte());
-        let parent = identity(1, &vector.parent_kek_id.array(), &str_refs(&vector.parent_path));
-        let child = identity(vector.child_version, &vector.child_kek_id.array(), &str_refs(&vector.child_path));
+        let suite = suite(vector.parent_suite);
+        let parent = identity(suite, 1, &vector.parent_kek_id.array(), &str_refs(&vector.parent_path));
+        let child = identity(suite, vector.child_version, &vector.child_kek_id.array(), &str_refs(&vector.child_path));
         let kek = vector.parent_kek.array();
         let outcome = match wrap::unwrap_child(&Kek::new(&kek, &parent), &child, &vector.wrapped.0) {
             Ok(secret) => Unwrapped::Secret(Hex::of(secret.expose_secret())),
@@ -190,8 +163,44 @@ fn children_unwrap_or_are_refused_as_their_vectors_say() {
 fn plain_forms_open_or_are_refused_as_their_vectors_say() {
     for vector in read::<OpenPlain>("plain_open.json") {
         let key = SecretKey::from_slice(&vector.key.0).unwrap();
-        let outcome = simple::open(&key, &vector.sealed.0).map_err(|simple::SimpleRejected| Refusal::Rejected);
+        let outcome = match vector.cipher {
+            PlainCipher::XChaCha20Poly1305 => simple::open(&key, &vector.sealed.0),
+            PlainCipher::Aes256Gcm => simple::aes256_gcm::open(&key, &vector.sealed.0),
+        };
+        let outcome = outcome.map_err(|simple::SimpleRejected| Refusal::Rejected);
         assert_outcome(&vector.name, outcome, &vector.expected);
+    }
+}
+
+#[test]
+fn headers_are_rewrapped_or_refused_as_their_vectors_say() {
+    let described = |kek: &RewrapKek| {
+        let identity = identity(suite(kek.suite), 1, &kek.kek_id.array(), &str_refs(&kek.path));
+        (kek.kek.array::<32>(), identity)
+    };
+    for vector in read::<RewrapHeader>("rewrap.json") {
+        let ((old_key, old), (new_key, new)) = (described(&vector.old), described(&vector.new));
+        let (old, new) = (Kek::new(&old_key, &old), Kek::new(&new_key, &new));
+        let mut rng = Fixed::new(&[&vector.nonce.0]);
+        let outcome = match hazmat::rewrap_with_rng(&mut rng, &old, &new, &vector.header.array()) {
+            Ok(header) => Rewrapped::Header(Hex::of(header)),
+            Err(error) => Rewrapped::Error(rewrap_refusal(&error)),
+        };
+        assert_eq!(outcome, vector.expected, "{}", vector.name);
+    }
+}
+
+#[test]
+fn texts_are_read_or_refused_as_their_vectors_say() {
+    for vector in read::<ReadText>("text.json") {
+        let outcome = match envelope::from_text(&vector.text) {
+            Ok(bytes) => {
+                assert_eq!(envelope::to_text(&bytes), vector.text, "{}", vector.name);
+                TextRead::Bytes(Hex(bytes))
+            }
+            Err(error) => TextRead::Error(text_refusal(&error)),
+        };
+        assert_eq!(outcome, vector.expected, "{}", vector.name);
     }
 }
 
@@ -225,11 +234,19 @@ fn vectors_are_many_mostly_refusals_and_leave_no_refusal_out() {
         let refusal = if let Unwrapped::Error(refusal) = vector.expected { Some(refusal) } else { None };
         note("child", vector.name, refusal);
     }
+    for vector in read::<RewrapHeader>("rewrap.json") {
+        let refusal = if let Rewrapped::Error(refusal) = vector.expected { Some(refusal) } else { None };
+        note("rewrap", vector.name, refusal);
+    }
+    for vector in read::<ReadText>("text.json") {
+        let refusal = if let TextRead::Error(refusal) = vector.expected { Some(refusal) } else { None };
+        note("text", vector.name, refusal);
+    }
     let refusals: HashSet<_> = outcomes.iter().flatten().copied().collect();
-    assert!(outcomes.len() >= 100, "{}", outcomes.len());
+    assert!(outcomes.len() >= 400, "{}", outcomes.len());
     assert!(2 * outcomes.iter().flatten().count() > outcomes.len());
-    // Of 17, all but `too-long` (64 TiB) and `suite-mismatch` (there is one suite).
-    assert_eq!(refusals.len(), 15, "{refusals:?}");
+    // Of 24, all but `too-long` (64 TiB).
+    assert_eq!(refusals.len(), 23, "{refusals:?}");
 }
 
 #[test]
@@ -243,7 +260,7 @@ fn making_the_vectors_again_gives_the_same_bytes() {
         );
         total += text.len();
     }
-    assert!(total < 400_000, "{total} bytes of vectors");
+    assert!(total < 600_000, "{total} bytes of vectors");
 }
 
 #[test]
@@ -251,38 +268,80 @@ fn worked_example_of_the_page_is_what_the_library_makes() {
     let page = fs::read_to_string(docs().join("format.md")).unwrap();
     let (_, rest) = page.split_once(example::BEGIN).unwrap();
     let (block, _) = rest.split_once(example::END).unwrap();
-    assert_eq!(block, Example::new().block());
+    assert_eq!(block, Example::blocks());
 }
 
 #[test]
-fn worked_example_holds_together_without_the_library() {
+fn worked_example_of_suite_1_holds_together_without_the_library() {
     use chacha20poly1305::{
         ChaCha20Poly1305, KeyInit, XChaCha20Poly1305,
         aead::{Aead, Payload},
     };
 
-    let example = Example::new();
-    let mut kek_and_check = [0; 64];
-    blake3::Hasher::new_keyed(&example.secret).update(&example.kek_message()).finalize_xof().fill(&mut kek_and_check);
-    assert_eq!(kek_and_check[..32], *example.derived.expose_secret());
-    assert_eq!(kek_and_check[32..], *example.derived.check.as_bytes());
+    let example = Example::new(Suite::XChaCha20Poly1305);
+    example_holds_together(
+        &example,
+        |key, nonce, sealed, aad| {
+            let kek = XChaCha20Poly1305::new_from_slice(key).unwrap();
+            kek.decrypt(nonce.into(), Payload { msg: sealed, aad }).expect("the wrap opens")
+        },
+        |key, nonce, sealed| {
+            let chunks = ChaCha20Poly1305::new_from_slice(key).unwrap();
+            chunks.decrypt(nonce.into(), sealed).expect("the chunk opens")
+        },
+    );
+}
 
-    let kek = XChaCha20Poly1305::new_from_slice(&kek_and_check[..32]).unwrap();
-    let open = |nonce: &[u8; 24], sealed: &[u8], aad: &[u8]| {
-        kek.decrypt(nonce.into(), Payload { msg: sealed, aad }).map_err(|_| "rejected")
+#[test]
+fn worked_example_of_suite_2_holds_together_without_the_library() {
+    use aes_gcm::{
+        Aes256Gcm, KeyInit,
+        aead::{Aead, Payload},
     };
+
+    let open = |key: &[u8; 32], nonce: &[u8; 12], sealed: &[u8], aad: &[u8]| {
+        let cipher = Aes256Gcm::new_from_slice(key).unwrap();
+        cipher.decrypt(nonce.into(), Payload { msg: sealed, aad }).expect("it opens")
+    };
+    let example = Example::new(Suite::Aes256Gcm);
+    example_holds_together(
+        &example,
+        |key, nonce, sealed, aad| open(&independent::xaes_subkey(key, nonce), nonce.last_chunk().unwrap(), sealed, aad),
+        |key, nonce, sealed| open(key, nonce, sealed, b""),
+    );
+}
+
+fn example_holds_together(
+    example: &Example,
+    unwrap: impl Fn(&[u8; 32], &[u8; 24], &[u8], &[u8]) -> Vec<u8>,
+    open: impl Fn(&[u8; 32], &[u8; 12], &[u8]) -> Vec<u8>,
+) {
+    let suite = example.identity.suite;
+    let kek_and_check: [u8; 64] = independent::kdf(suite, &example.secret, &example.kek_message());
+    let (kek, check) = kek_and_check.split_first_chunk().unwrap();
+    assert_eq!(kek, example.derived.expose_secret());
+    assert_eq!(check, example.derived.check.as_bytes());
+
     let header = &example.envelope[..HEADER_LEN];
     assert_eq!(header[20..44], example.wrap_nonce);
-    assert_eq!(open(&example.wrap_nonce, &header[44..92], &example.dek_wrap_aad()).unwrap(), example.dek);
+    assert_eq!(unwrap(kek, &example.wrap_nonce, &header[44..92], &example.dek_wrap_aad()), example.dek);
     let wrapped = &example.wrapped_child[24..];
-    assert_eq!(open(&example.child_nonce, wrapped, &example.child_wrap_aad()).unwrap(), example.child_secret);
+    assert_eq!(unwrap(kek, &example.child_nonce, wrapped, &example.child_wrap_aad()), example.child_secret);
 
     let payload = example.payload();
     assert_eq!(header[92..], payload[44..]);
-    let chunks = ChaCha20Poly1305::new_from_slice(&payload[..32]).unwrap();
-    let nonce: [u8; 12] = payload[32..44].try_into().unwrap();
-    assert_eq!(chunks.decrypt((&nonce).into(), &example.envelope[HEADER_LEN..]).unwrap(), example.plaintext);
+    let (key, nonce) = (payload.first_chunk().unwrap(), payload[32..].first_chunk().unwrap());
+    assert_eq!(open(key, nonce, &example.envelope[HEADER_LEN..]), example.plaintext);
     assert_eq!(KeyPath::from_bytes(b"\x01\0\0\0\x04\0\0\0acme").unwrap(), example.identity.path);
+
+    let new = &example.rewrapped;
+    assert_eq!(new[..4], header[..4]);
+    assert_eq!(new[4..20], example.new_kek_id);
+    assert_eq!(new[20..44], example.new_nonce);
+    let mut aad = example.dek_wrap_aad();
+    aad[26..42].copy_from_slice(&example.new_kek_id);
+    assert_eq!(unwrap(&example.new_kek, &example.new_nonce, &new[44..92], &aad), example.dek);
+    assert_eq!(new[92..], header[92..]);
 }
 
 #[test]
@@ -295,6 +354,6 @@ fn regenerate() {
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(example::BEGIN).unwrap();
     let (_, after) = rest.split_once(example::END).unwrap();
-    let block = Example::new().block();
+    let block = Example::blocks();
     fs::write(path, format!("{before}{}{block}{}{after}", example::BEGIN, example::END)).unwrap();
 }

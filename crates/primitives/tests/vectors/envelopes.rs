@@ -1,9 +1,9 @@
 //! Makes `envelope_open.json`.
 
-use keystrata_primitives::{Context, hazmat};
+use keystrata_primitives::{Context, Suite, hazmat};
 
 use crate::{
-    make::{Fixed, bytes, flip, identity, put, strings},
+    make::{Fixed, bytes, flip, identity, other_suite, prefix, put, strings},
     schema::{Base64, EnvelopeBytes, File, Hex, OpenEnvelope, Opened, Refusal, Slice},
 };
 
@@ -12,21 +12,24 @@ type Pairs<'a> = &'a [(&'a str, &'a str)];
 /// One way of opening: the KEK, whose it is, and the context. What a vector changes, it says.
 #[derive(Clone, Copy)]
 struct Opener<'a> {
+    suite: Suite,
     kek: &'a str,
     kek_id: &'a str,
     path: &'a [&'a str],
     context: Pairs<'a>,
 }
 
-const ACME: Opener<'static> =
-    Opener { kek: "acme kek", kek_id: "acme kek id", path: &["acme"], context: &[("row", "42")] };
+const fn acme(suite: Suite) -> Opener<'static> {
+    Opener { suite, kek: "acme kek", kek_id: "acme kek id", path: &["acme"], context: &[("row", "42")] }
+}
 
 impl Opener<'_> {
     /// Seals with a DEK and nonce of its own for each `object`.
     fn seal(&self, object: &str, plaintext: &[u8]) -> Vec<u8> {
-        let dek: [u8; 32] = bytes(&format!("{object} dek"));
-        let nonce: [u8; 24] = bytes(&format!("{object} nonce"));
-        let identity = identity(1, &bytes(self.kek_id), self.path);
+        let prefix = prefix(self.suite);
+        let dek: [u8; 32] = bytes(&format!("{prefix}{object} dek"));
+        let nonce: [u8; 24] = bytes(&format!("{prefix}{object} nonce"));
+        let identity = identity(self.suite, 1, &bytes(self.kek_id), self.path);
         let kek: [u8; 32] = bytes(self.kek);
         let kek = keystrata_primitives::Kek::new(&kek, &identity);
         let context: Context = self.context.iter().copied().collect();
@@ -38,7 +41,7 @@ impl Opener<'_> {
             name: name.into(),
             comment: comment.into(),
             kek: Hex::of(bytes::<32>(self.kek)),
-            suite: 1,
+            suite: self.suite.to_byte(),
             kek_id: Hex::of(bytes::<16>(self.kek_id)),
             path: strings(self.path),
             context: self.context.iter().map(|(name, value)| (Hex::of(name), Hex::of(value))).collect(),
@@ -48,64 +51,92 @@ impl Opener<'_> {
     }
 }
 
-struct Maker(Vec<OpenEnvelope>);
+/// Makes the vectors of one suite.
+struct Maker {
+    acme: Opener<'static>,
+    vectors: Vec<OpenEnvelope>,
+}
 
 impl Maker {
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", prefix(self.acme.suite))
+    }
+
     fn opens(&mut self, opener: Opener<'_>, name: &str, comment: &str, plaintext: &[u8]) -> Vec<u8> {
         let envelope = opener.seal(name, plaintext);
         let expected = Opened::Plaintext(Hex::of(plaintext));
-        self.0.push(opener.vector(name, comment, EnvelopeBytes::Hex(Hex::of(&envelope)), expected));
+        self.vectors.push(opener.vector(&self.name(name), comment, EnvelopeBytes::Hex(Hex::of(&envelope)), expected));
         envelope
     }
 
     fn opens_long(&mut self, name: &str, comment: &str, len: usize) {
         let pattern = b"keystrata ";
         let plaintext: Vec<u8> = pattern.iter().copied().cycle().take(len).collect();
-        let envelope = ACME.seal(name, &plaintext);
+        let envelope = self.acme.seal(name, &plaintext);
         let blake3 = Hex::of(blake3::hash(&plaintext).as_bytes());
         let expected = Opened::PlaintextRepeat { pattern: Hex::of(pattern), len, blake3 };
-        self.0.push(ACME.vector(name, comment, EnvelopeBytes::Base64(Base64(envelope)), expected));
+        self.vectors.push(self.acme.vector(
+            &self.name(name),
+            comment,
+            EnvelopeBytes::Base64(Base64(envelope)),
+            expected,
+        ));
     }
 
     fn refuses(&mut self, opener: Opener<'_>, refusal: Refusal, name: &str, comment: &str, envelope: &[u8]) {
         let envelope = EnvelopeBytes::Hex(Hex::of(envelope));
-        self.0.push(opener.vector(name, comment, envelope, Opened::Error(refusal)));
+        self.vectors.push(opener.vector(&self.name(name), comment, envelope, Opened::Error(refusal)));
     }
 
     fn refuses_slices(&mut self, refusal: Refusal, name: &str, comment: &str, slices: &[(&str, usize, usize)]) {
-        let slices = slices.iter().map(|&(vector, start, end)| Slice { vector: vector.into(), start, end }).collect();
-        self.0.push(ACME.vector(name, comment, EnvelopeBytes::Slices(slices), Opened::Error(refusal)));
+        let slices =
+            slices.iter().map(|&(vector, start, end)| Slice { vector: self.name(vector), start, end }).collect();
+        self.vectors.push(self.acme.vector(
+            &self.name(name),
+            comment,
+            EnvelopeBytes::Slices(slices),
+            Opened::Error(refusal),
+        ));
     }
 }
 
 pub(crate) fn file() -> File<OpenEnvelope> {
-    let mut maker = Maker(Vec::new());
-    valid(&mut maker);
-    let small = ACME.seal("small", b"five!");
-    not_envelopes(&mut maker, &small);
-    headers(&mut maker, &small);
-    openers(&mut maker, &small);
-    contexts(&mut maker, &small);
-    chunks(&mut maker, &small);
-    File { operation: "open an envelope".into(), vectors: maker.0 }
+    let mut vectors = Vec::new();
+    for suite in Suite::ALL {
+        let mut maker = Maker { acme: acme(suite), vectors };
+        let small = maker.acme.seal("small", b"five!");
+        valid(&mut maker);
+        if suite == Suite::ALL[0] {
+            context_limits(&mut maker, &small);
+            not_envelopes(&mut maker, &small);
+        }
+        headers(&mut maker, &small);
+        openers(&mut maker, &small);
+        suites(&mut maker, &small);
+        contexts(&mut maker, &small);
+        chunks(&mut maker, &small);
+        vectors = maker.vectors;
+    }
+    File { operation: "open an envelope".into(), vectors }
 }
 
 fn valid(maker: &mut Maker) {
-    maker.opens(ACME, "empty_plaintext", "The shortest envelope: one empty chunk.", b"");
-    maker.opens(ACME, "one_byte", "One byte of plaintext.", b"x");
-    maker.opens(ACME, "small", "The envelope that most refusals below are made from.", b"five!");
-    maker.opens(ACME, "other_object", "Another object of the same account and context.", b"eight!!!");
-    maker.opens(Opener { context: &[], ..ACME }, "no_context", "An empty context is encoded as the count 0.", b"five!");
-    let two = Opener { context: &[("table", "cards"), ("row", "42")], ..ACME };
+    let acme = maker.acme;
+    maker.opens(acme, "empty_plaintext", "The shortest envelope: one empty chunk.", b"");
+    maker.opens(acme, "one_byte", "One byte of plaintext.", b"x");
+    maker.opens(acme, "small", "The envelope that most refusals below are made from.", b"five!");
+    maker.opens(acme, "other_object", "Another object of the same account and context.", b"eight!!!");
+    maker.opens(Opener { context: &[], ..acme }, "no_context", "An empty context is encoded as the count 0.", b"five!");
+    let two = Opener { context: &[("table", "cards"), ("row", "42")], ..acme };
     maker.opens(two, "context_in_another_order", "Given unsorted; encoded sorted by name.", b"five!");
-    let prefix = Opener { context: &[("rows", ""), ("row", "1"), ("rox", "2")], ..ACME };
+    let prefix = Opener { context: &[("rows", ""), ("row", "1"), ("rox", "2")], ..acme };
     maker.opens(
         prefix,
         "context_names_share_a_beginning",
         "row, rows, rox: the shorter name first; one empty value.",
         b"five!",
     );
-    let umlaut = Opener { context: &[("größe", "\u{0}")], path: &["größe", "a/b", "nul\u{0}"], ..ACME };
+    let umlaut = Opener { context: &[("größe", "\u{0}")], path: &["größe", "a/b", "nul\u{0}"], ..acme };
     maker.opens(
         umlaut,
         "unusual_characters",
@@ -113,24 +144,40 @@ fn valid(maker: &mut Maker) {
         b"five!",
     );
     let segment = "s".repeat(128);
-    let deep = Opener { path: &[segment.as_str(); 8], ..ACME };
+    let deep = Opener { path: &[segment.as_str(); 8], ..acme };
     maker.opens(deep, "longest_path", "Eight segments of 128 bytes.", b"five!");
-    let names: Vec<String> = (0..64).map(|i| format!("{i:02}")).collect();
-    let pairs: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
-    maker.opens(Opener { context: &pairs, ..ACME }, "most_pairs", "64 pairs of context.", b"five!");
-    let value = "v".repeat(8192 - 13);
-    let longest = Opener { context: &[("n", &value)], ..ACME };
-    maker.opens(longest, "longest_context", "8,192 bytes of encoded context.", b"five!");
     maker.opens_long("one_less_than_a_chunk", "The longest object of one chunk.", 16_383);
     maker.opens_long("exactly_one_chunk", "A full chunk, then an empty one.", 16_384);
     maker.opens_long("one_more_than_a_chunk", "A full chunk, then one of one byte.", 16_385);
     maker.opens_long("three_chunks", "Two full chunks and five bytes: chunk numbers 0, 1 and 2.", 32_773);
 }
 
+/// What the suite has no part in.
+fn context_limits(maker: &mut Maker, small: &[u8]) {
+    use Refusal::{ContextEmptyName, ContextTooLong, ContextTooManyPairs};
+    let acme = maker.acme;
+    let names: Vec<String> = (0..64).map(|i| format!("{i:02}")).collect();
+    let pairs: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    maker.opens(Opener { context: &pairs, ..acme }, "most_pairs", "64 pairs of context.", b"five!");
+    let value = "v".repeat(8192 - 13);
+    let longest = Opener { context: &[("n", &value)], ..acme };
+    maker.opens(longest, "longest_context", "8,192 bytes of encoded context.", b"five!");
+    let mut add = |refusal, name: &str, comment: &str, context: Pairs<'_>| {
+        maker.refuses(Opener { context, ..acme }, refusal, name, comment, small);
+    };
+    let more = |name| [&pairs[..], &[(name, "v")]].concat();
+    add(ContextTooManyPairs, "one_pair_too_many", "65 pairs.", &more("64"));
+    let comment = "Of two faults of one pair, its name decides before the number of pairs.";
+    add(ContextEmptyName, "empty_name_of_one_pair_too_many", comment, &more(""));
+    let too_long = "v".repeat(8193 - 13);
+    add(ContextTooLong, "context_one_byte_too_long", "8,193 bytes encoded.", &[("n", &too_long)]);
+}
+
 fn not_envelopes(maker: &mut Maker, small: &[u8]) {
     use Refusal::{Empty, NotAnEnvelope, Truncated, UnknownSuite, UnknownVersion};
+    let acme = maker.acme;
     let mut add =
-        |refusal, name: &str, comment: &str, envelope: &[u8]| maker.refuses(ACME, refusal, name, comment, envelope);
+        |refusal, name: &str, comment: &str, envelope: &[u8]| maker.refuses(acme, refusal, name, comment, envelope);
     add(Empty, "no_bytes", "Nothing at all.", b"");
     add(NotAnEnvelope, "text", "Not the magic.", b"hello, world");
     add(NotAnEnvelope, "one_other_byte", "The first byte alone rules it out.", b"X");
@@ -155,6 +202,7 @@ fn not_envelopes(maker: &mut Maker, small: &[u8]) {
 }
 
 fn headers(maker: &mut Maker, small: &[u8]) {
+    let acme = maker.acme;
     let fields = [
         ("kek_id_first_byte", 4, "An id that is not the KEK's."),
         ("kek_id_last_byte", 19, "An id that is not the KEK's."),
@@ -168,7 +216,7 @@ fn headers(maker: &mut Maker, small: &[u8]) {
         ("commitment_last_byte", 123, "The commitment differs in its last byte."),
     ];
     for (field, offset, comment) in fields {
-        maker.refuses(ACME, Refusal::Rejected, &format!("{field}_flipped"), comment, &flip(small, offset));
+        maker.refuses(acme, Refusal::Rejected, &format!("{field}_flipped"), comment, &flip(small, offset));
     }
     maker.refuses_slices(
         Refusal::Rejected,
@@ -191,23 +239,50 @@ fn headers(maker: &mut Maker, small: &[u8]) {
 }
 
 fn openers(maker: &mut Maker, small: &[u8]) {
+    let acme = maker.acme;
     let mut add = |name, comment, opener| maker.refuses(opener, Refusal::Rejected, name, comment, small);
     add(
         "other_account",
         "The same KEK under another path: the wrap is bound to the path.",
-        Opener { path: &["acne"], ..ACME },
+        Opener { path: &["acne"], ..acme },
     );
-    add("inner_account", "A path inside the account.", Opener { path: &["acme", "acme"], ..ACME });
-    add("segments_split", "The same letters in two segments.", Opener { path: &["ac", "me"], ..ACME });
-    add("other_case", "Paths are compared byte for byte.", Opener { path: &["Acme"], ..ACME });
-    add("other_kek", "Another key under the same id.", Opener { kek: "other kek", ..ACME });
-    add("other_kek_id", "The right key under another id: it is not tried.", Opener { kek_id: "other kek id", ..ACME });
+    add("inner_account", "A path inside the account.", Opener { path: &["acme", "acme"], ..acme });
+    add("segments_split", "The same letters in two segments.", Opener { path: &["ac", "me"], ..acme });
+    add("other_case", "Paths are compared byte for byte.", Opener { path: &["Acme"], ..acme });
+    add("other_kek", "Another key under the same id.", Opener { kek: "other kek", ..acme });
+    add("other_kek_id", "The right key under another id: it is not tried.", Opener { kek_id: "other kek id", ..acme });
+}
+
+/// The suite of the envelope beside that of the KEK.
+fn suites(maker: &mut Maker, small: &[u8]) {
+    use Refusal::{ContextEmptyName, Rejected, SuiteMismatch, Truncated};
+    let acme = maker.acme;
+    let other = Opener { suite: other_suite(acme.suite), ..acme };
+    let moved = put(small, 3, &[other.suite.to_byte()]);
+    let mut add = |refusal, name: &str, comment: &str, opener, envelope: &[u8]| {
+        maker.refuses(opener, refusal, name, comment, envelope);
+    };
+    add(SuiteMismatch, "kek_of_another_suite", "The envelope is fine, the KEK of the other suite.", other, small);
+    add(SuiteMismatch, "suite_byte_of_another_suite", "The other suite's byte in the header.", acme, &moved);
+    add(
+        Rejected,
+        "suite_byte_and_kek_of_another_suite",
+        "The same 32 bytes as a KEK of the other suite: nothing unwraps.",
+        other,
+        &moved,
+    );
+    let stranger = Opener { kek_id: "other kek id", ..other };
+    add(SuiteMismatch, "suite_before_kek_id", "The suite decides before the KEK id.", stranger, small);
+    add(Truncated, "shape_before_suite", "The envelope's shape decides before the suite.", other, &small[..130]);
+    let nameless = Opener { context: &[("", "")], ..other };
+    add(ContextEmptyName, "context_before_suite", "The context decides before the suite.", nameless, small);
 }
 
 fn contexts(maker: &mut Maker, small: &[u8]) {
-    use Refusal::{ContextDuplicateName, ContextEmptyName, ContextTooLong, ContextTooManyPairs, Rejected, Truncated};
+    use Refusal::{ContextDuplicateName, ContextEmptyName, Rejected, Truncated};
+    let acme = maker.acme;
     let mut add = |refusal, name: &str, comment: &str, context: Pairs<'_>, envelope: &[u8]| {
-        maker.refuses(Opener { context, ..ACME }, refusal, name, comment, envelope);
+        maker.refuses(Opener { context, ..acme }, refusal, name, comment, envelope);
     };
     add(Rejected, "missing_context", "Sealed with a context, opened with none.", &[], small);
     add(Rejected, "other_value", "Another row.", &[("row", "43")], small);
@@ -220,12 +295,10 @@ fn contexts(maker: &mut Maker, small: &[u8]) {
     let unlike: Pairs<'_> = &[("row", "42"), ("a", ""), ("row", "43")];
     add(ContextDuplicateName, "name_given_two_values", "Names are unique.", unlike, small);
     let both: Pairs<'_> = &[("row", "1"), ("row", "2"), ("", "")];
-    add(ContextEmptyName, "empty_name_and_name_given_twice", "An empty name is found first.", both, small);
-    let names: Vec<String> = (0..65).map(|i| format!("{i:02}")).collect();
-    let pairs: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
-    add(ContextTooManyPairs, "one_pair_too_many", "65 pairs.", &pairs, small);
-    let value = "v".repeat(8193 - 13);
-    add(ContextTooLong, "context_one_byte_too_long", "8,193 bytes encoded.", &[("n", &value)], small);
+    let comment = "Pairs are taken in the order given: the first fault decides.";
+    add(ContextDuplicateName, "name_given_twice_before_an_empty_name", comment, both, small);
+    let both: Pairs<'_> = &[("row", "1"), ("", ""), ("row", "2")];
+    add(ContextEmptyName, "empty_name_before_a_name_given_twice", comment, both, small);
     add(
         Truncated,
         "envelope_before_context",
@@ -241,13 +314,14 @@ fn chunks(maker: &mut Maker, small: &[u8]) {
     const FULL: usize = 16_400;
     const FIRST: usize = 124 + FULL;
     const SECOND: usize = FIRST + FULL;
+    let acme = maker.acme;
     let (rejected, truncated) = (Refusal::Rejected, Refusal::Truncated);
     let mut longer = small.to_vec();
     longer.push(0);
-    maker.refuses(ACME, rejected, "ciphertext_flipped", "The first byte of the chunk.", &flip(small, 124));
-    maker.refuses(ACME, rejected, "chunk_tag_flipped", "The last byte of the envelope.", &flip(small, small.len() - 1));
-    maker.refuses(ACME, rejected, "last_byte_cut", "A length that an envelope can have.", &small[..small.len() - 1]);
-    maker.refuses(ACME, rejected, "one_byte_more", "A length that an envelope can have.", &longer);
+    maker.refuses(acme, rejected, "ciphertext_flipped", "The first byte of the chunk.", &flip(small, 124));
+    maker.refuses(acme, rejected, "chunk_tag_flipped", "The last byte of the envelope.", &flip(small, small.len() - 1));
+    maker.refuses(acme, rejected, "last_byte_cut", "A length that an envelope can have.", &small[..small.len() - 1]);
+    maker.refuses(acme, rejected, "one_byte_more", "A length that an envelope can have.", &longer);
 
     let three = "three_chunks";
     let len = SECOND + 5 + 16;

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 
 use keystrata_primitives::{
-    Context, DerivedKek, KekIdentity, KekRecord, KekState, RootKeyId, WrappedSecret, Wrapper, envelope::HEADER_LEN,
+    Context, DerivedKek, KekIdentity, KekRecord, KekState, RootKeyId, Suite, WrappedSecret, Wrapper,
+    envelope::{self, HEADER_LEN},
     hazmat,
 };
 
 use crate::{
+    independent,
     make::{Fixed, identity, secret},
     schema::hex,
 };
@@ -38,12 +40,17 @@ pub(crate) struct Example {
     pub(crate) child_nonce: [u8; 24],
     pub(crate) wrapped_child: [u8; 72],
     pub(crate) plain: Vec<u8>,
+    pub(crate) plain_nonce: Vec<u8>,
+    pub(crate) new_kek_id: [u8; 16],
+    pub(crate) new_kek: [u8; 32],
+    pub(crate) new_nonce: [u8; 24],
+    pub(crate) rewrapped: [u8; HEADER_LEN],
 }
 
 impl Example {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(suite: Suite) -> Self {
         let own_secret = count(0x00);
-        let identity = identity_of(0xa0, &["acme"]);
+        let identity = identity_of(suite, 0xa0, &["acme"]);
         let derived = identity.derive(&secret(&own_secret));
         let root = Wrapper::Root(RootKeyId::new("example:root").unwrap());
         let record = KekRecord {
@@ -58,12 +65,28 @@ impl Example {
         let (dek, wrap_nonce) = (count(0x20), count(0x40));
         let mut rng = Fixed::new(&[&dek, &wrap_nonce]);
         let envelope = hazmat::seal_envelope_with_rng(&mut rng, &derived.kek(&identity), &context, b"hello").unwrap();
-        let child = identity_of(0xb0, &["acme", "billing"]);
+        let child = identity_of(suite, 0xb0, &["acme", "billing"]);
         let (child_secret, child_nonce) = (count(0x60), count(0x80));
         let mut rng = Fixed::new(&[&child_nonce]);
         let wrapped_child =
             hazmat::wrap_child_with_rng(&mut rng, &derived.kek(&identity), &child, &secret(&child_secret)).unwrap();
-        let plain = hazmat::seal_simple_with_nonce(&secret(&dek), &wrap_nonce, b"hello").unwrap();
+        let plain_key = secret(&dek);
+        let (plain, plain_nonce) = if suite == Suite::Aes256Gcm {
+            let nonce = count(0x40);
+            (hazmat::seal_simple_aes256_gcm_with_nonce(&plain_key, &nonce, b"hello"), nonce.to_vec())
+        } else {
+            (hazmat::seal_simple_with_nonce(&plain_key, &wrap_nonce, b"hello"), wrap_nonce.to_vec())
+        };
+        let plain = plain.unwrap();
+        let (new_kek, new_nonce) = (count(0xd0), count(0x98));
+        let next = identity_of(suite, 0xc0, &["acme"]);
+        let rewrapped = hazmat::rewrap_with_rng(
+            &mut Fixed::new(&[&new_nonce]),
+            &derived.kek(&identity),
+            &keystrata_primitives::Kek::new(&new_kek, &next),
+            envelope.first_chunk().unwrap(),
+        )
+        .unwrap();
         Self {
             secret: own_secret,
             identity,
@@ -79,7 +102,16 @@ impl Example {
             child_nonce,
             wrapped_child,
             plain,
+            plain_nonce,
+            new_kek_id: *next.id.as_bytes(),
+            new_kek,
+            new_nonce,
+            rewrapped,
         }
+    }
+
+    fn suite(&self) -> Suite {
+        self.identity.suite
     }
 
     /// `str(label)`, then the rest: the page's way of writing messages, by hand and not by the library.
@@ -90,23 +122,29 @@ impl Example {
 
     pub(crate) fn kek_message(&self) -> Vec<u8> {
         let id = self.identity.id;
-        Self::labelled("keystrata v1 kek", &[&[1], &[1, 0, 0, 0], id.as_bytes(), self.identity.path.as_bytes()])
+        Self::labelled(
+            "keystrata v1 kek",
+            &[&[self.suite().to_byte()], &[1, 0, 0, 0], id.as_bytes(), self.identity.path.as_bytes()],
+        )
     }
 
     pub(crate) fn dek_wrap_aad(&self) -> Vec<u8> {
         let id = self.identity.id;
-        Self::labelled("keystrata v1 dek wrap", &[&[1], id.as_bytes(), self.identity.path.as_bytes()])
+        Self::labelled(
+            "keystrata v1 dek wrap",
+            &[&[self.suite().to_byte()], id.as_bytes(), self.identity.path.as_bytes()],
+        )
     }
 
     pub(crate) fn payload_message(&self) -> Vec<u8> {
         let context = self.context.encode().unwrap();
-        Self::labelled("keystrata v1 payload", &[&[1], self.identity.path.as_bytes(), &context])
+        Self::labelled("keystrata v1 payload", &[&[self.suite().to_byte()], self.identity.path.as_bytes(), &context])
     }
 
     pub(crate) fn child_wrap_aad(&self) -> Vec<u8> {
         let (parent, child) = (&self.identity, &self.child);
         let parts: [&[u8]; 6] = [
-            &[1],
+            &[self.suite().to_byte()],
             parent.id.as_bytes(),
             parent.path.as_bytes(),
             child.id.as_bytes(),
@@ -118,13 +156,16 @@ impl Example {
 
     /// `key(32) ‖ base nonce(12) ‖ commitment(32)`, straight from the hash.
     pub(crate) fn payload(&self) -> [u8; 76] {
-        let mut out = [0; 76];
-        blake3::Hasher::new_keyed(&self.dek).update(&self.payload_message()).finalize_xof().fill(&mut out);
-        out
+        independent::kdf(self.suite(), &self.dek, &self.payload_message())
     }
 
-    /// The block between the marks.
-    pub(crate) fn block(&self) -> String {
+    /// The blocks between the marks.
+    pub(crate) fn blocks() -> String {
+        let [one, two] = Suite::ALL.map(|suite| Self::new(suite).block());
+        format!("{one}\nThe same of suite 2:\n\n{two}")
+    }
+
+    fn block(&self) -> String {
         use secrecy::ExposeSecret;
 
         let payload = self.payload();
@@ -148,6 +189,14 @@ impl Example {
         add("DEK", &self.dek);
         add("wrap nonce", &self.wrap_nonce);
         add("DEK wrap AAD", &self.dek_wrap_aad());
+        if self.suite() == Suite::Aes256Gcm {
+            let [l, k1, m1, m2] = independent::xaes_blocks(self.derived.expose_secret(), &self.wrap_nonce);
+            add("L", &l);
+            add("K1", &k1);
+            add("M1", &m1);
+            add("M2", &m2);
+            add("wrap subkey", &independent::xaes_subkey(self.derived.expose_secret(), &self.wrap_nonce));
+        }
         add("wrapped DEK", &header[44..92]);
         add("payload message", &self.payload_message());
         add("payload key", &payload[..32]);
@@ -155,18 +204,29 @@ impl Example {
         add("commitment", &payload[44..]);
         add("chunk 0", chunk);
         add("envelope", &self.envelope);
+        add("new KEK", &self.new_kek);
+        add("new KEK id", &self.new_kek_id);
+        add("new wrap nonce", &self.new_nonce);
+        add("new header", &self.rewrapped);
         add("child KEK id", self.child.id.as_bytes());
         add("child path", self.child.path.as_bytes());
         add("child secret", &self.child_secret);
         add("child nonce", &self.child_nonce);
         add("child wrap AAD", &self.child_wrap_aad());
         add("wrapped child", &self.wrapped_child);
+        add("plain nonce", &self.plain_nonce);
         add("plain form", &self.plain);
+        let text = envelope::to_text(&self.envelope);
+        for (i, line) in text.as_bytes().chunks(64).enumerate() {
+            let name = if i == 0 { "text form" } else { "" };
+            let line = str::from_utf8(line).expect("base64url is ASCII");
+            writeln!(block, "{name:<18}{line}").expect("a String takes any text");
+        }
         block.push_str("```\n");
         block
     }
 }
 
-fn identity_of(first: u8, path: &[&str]) -> KekIdentity {
-    identity(1, &count(first), path)
+fn identity_of(suite: Suite, first: u8, path: &[&str]) -> KekIdentity {
+    identity(suite, 1, &count(first), path)
 }

@@ -16,9 +16,9 @@ pub(crate) fn secret(bytes: &[u8; 32]) -> SecretKey {
     SecretKey::from_slice(bytes).unwrap()
 }
 
-pub(crate) fn identity(version: u32, id: &[u8; 16], path: &[&str]) -> KekIdentity {
+pub(crate) fn identity(suite: Suite, version: u32, id: &[u8; 16], path: &[&str]) -> KekIdentity {
     KekIdentity {
-        suite: Suite::XChaCha20Poly1305,
+        suite,
         version: KekVersion::new(version).unwrap(),
         id: KekId::from_bytes(*id),
         path: KeyPath::new(path).unwrap(),
@@ -27,6 +27,19 @@ pub(crate) fn identity(version: u32, id: &[u8; 16], path: &[&str]) -> KekIdentit
 
 pub(crate) fn strings(path: &[&str]) -> Vec<String> {
     path.iter().map(|segment| (*segment).to_owned()).collect()
+}
+
+/// What the names of vectors begin with, and the labels of their keys: the first suite came first and has none.
+pub(crate) fn prefix(suite: Suite) -> &'static str {
+    match suite {
+        Suite::XChaCha20Poly1305 => "",
+        Suite::Aes256Gcm => "aes_",
+        other => panic!("a suite without vectors: {other}"),
+    }
+}
+
+pub(crate) fn other_suite(suite: Suite) -> Suite {
+    if suite == Suite::Aes256Gcm { Suite::XChaCha20Poly1305 } else { Suite::Aes256Gcm }
 }
 
 /// Gives out the bytes it was made of, and no others.

@@ -1,6 +1,8 @@
 //! Makes `kek_record_parse.json`.
 
-use keystrata_primitives::{KekCheck, KekRecord, KekState, KeyPath, RootKeyId, WrappedSecret, Wrapper, wire};
+use keystrata_primitives::{
+    KekCheck, KekIdentity, KekRecord, KekState, KeyPath, RootKeyId, Suite, WrappedSecret, Wrapper, wire,
+};
 
 use crate::{
     make::{bytes, flip, identity, put},
@@ -33,7 +35,7 @@ fn parent(path: &[&str], wrapped: &[u8]) -> WrappedSecret {
 /// The record that the refusals are made from.
 fn plain() -> KekRecord {
     KekRecord {
-        identity: identity(1, &bytes("acme kek id"), &["acme"]),
+        identity: identity(Suite::XChaCha20Poly1305, 1, &bytes("acme kek id"), &["acme"]),
         state: KekState::Primary,
         check: KekCheck::from_bytes(bytes("acme check")),
         created_at: 1_700_000_000,
@@ -75,11 +77,13 @@ fn valid(vectors: &mut Vec<ParseRecord>) {
         vectors.push(ParseRecord { name: name.into(), comment: comment.into(), record, expected });
     };
     add("primary", "One wrap by a root key.", &plain());
+    let aes = KekIdentity { suite: Suite::Aes256Gcm, ..plain().identity };
+    add("suite_2", "The same of the other suite.", &KekRecord { identity: aes, ..plain() });
     let retired = KekRecord { state: KekState::Retired, retired_at: u64::MAX, ..plain() };
     add("retired", "The latest time there is.", &retired);
     add("disabled", "Still holds its wrap.", &KekRecord { state: KekState::Disabled, ..plain() });
     add("destroyed", "No wrap is left.", &KekRecord { state: KekState::Destroyed, wraps: vec![], ..plain() });
-    let deep = identity(u32::MAX, &bytes("deep kek id"), &["größe", "a/b", "nul\u{0}"]);
+    let deep = identity(Suite::XChaCha20Poly1305, u32::MAX, &bytes("deep kek id"), &["größe", "a/b", "nul\u{0}"]);
     let child = KekRecord { identity: deep, wraps: vec![parent(&["größe", "a/b"], &bytes::<72>("wrap"))], ..plain() };
     add("wrapped_by_a_parent", "The last version there can be, and a path of three segments.", &child);
     let both = vec![root("example:root", b"one"), parent(&["group"], b"two"), root("other:größe", b"3")];

@@ -80,6 +80,13 @@ pub(crate) enum Refusal {
     UnknownWrapper,
     Malformed,
     CheckMismatch,
+    TextEmpty,
+    TextNoPrefix,
+    TextBadCharacter,
+    TextBadLength,
+    TextStrayBits,
+    RewrapNewSuite,
+    RewrapOtherAccount,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -213,7 +220,69 @@ pub(crate) enum Unwrapped {
 pub(crate) struct OpenPlain {
     pub(crate) name: String,
     pub(crate) comment: String,
+    pub(crate) cipher: PlainCipher,
     pub(crate) key: Hex,
     pub(crate) sealed: Hex,
     pub(crate) expected: Opened,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PlainCipher {
+    #[serde(rename = "XChaCha20-Poly1305")]
+    XChaCha20Poly1305,
+    #[serde(rename = "AES-256-GCM")]
+    Aes256Gcm,
+}
+
+impl PlainCipher {
+    pub(crate) fn nonce_len(self) -> usize {
+        match self {
+            Self::XChaCha20Poly1305 => 24,
+            Self::Aes256Gcm => 12,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReadText {
+    pub(crate) name: String,
+    pub(crate) comment: String,
+    pub(crate) text: String,
+    pub(crate) expected: TextRead,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TextRead {
+    Bytes(Hex),
+    Error(Refusal),
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RewrapHeader {
+    pub(crate) name: String,
+    pub(crate) comment: String,
+    pub(crate) old: RewrapKek,
+    pub(crate) new: RewrapKek,
+    pub(crate) nonce: Hex,
+    pub(crate) header: Hex,
+    pub(crate) expected: Rewrapped,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RewrapKek {
+    pub(crate) kek: Hex,
+    pub(crate) suite: u8,
+    pub(crate) kek_id: Hex,
+    pub(crate) path: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Rewrapped {
+    Header(Hex),
+    Error(Refusal),
 }
