@@ -483,6 +483,7 @@ FILES = {
     "kek_derive.json": ("derive a KEK and compare its check", run_derive),
     "child_unwrap.json": ("unwrap a KEK's secret with its parent", run_child),
     "plain_open.json": ("open the plain form", run_plain),
+    "plain_go.json": ("open the plain form", run_plain),
     "rewrap.json": ("rewrap a header", run_rewrap),
     "text.json": ("read the text form", run_text),
 }
