@@ -1,0 +1,88 @@
+//! The chunk layout against another implementation of C2SP chunked-encryption, `cobblestone`, byte for byte.
+//!
+//! Cobblestone-256 is the same raw mode with AES-256-GCM, so suite 2's chunks under its keys must be its bytes. Its own
+//! key schedule is HKDF-Expand with SHA-512, done here by hand.
+
+use sha2::{Digest, Sha512};
+
+use super::*;
+use crate::envelope::{HEADER_LEN, plaintext_len, sealed_len};
+
+/// Salt and commitment.
+const THEIR_HEADER_LEN: usize = 24 + 32;
+const CONTEXT: &[u8] = b"chunk layout";
+
+const LENGTHS: [usize; 8] = [0, 1, 16_383, 16_384, 16_385, 32_768, 49_151, 5 * 16_384 + 7];
+
+fn hmac_sha512(key: &[u8; 32], message: &[u8]) -> Vec<u8> {
+    let pad = |with: u8| {
+        let mut block = [with; 128];
+        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let inner = Sha512::new().chain_update(pad(0x36)).chain_update(message).finalize();
+    Sha512::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
+}
+
+/// Our chunks with the keys of the message that begins with `header`, and the commitment that goes with them.
+fn their_chunks(key: &[u8; 32], header: &[u8]) -> (Chunks, Vec<u8>) {
+    let info = [&b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"[..], &header[..24], CONTEXT].concat();
+    let first = hmac_sha512(key, &[&info[..], &[1]].concat());
+    let second = hmac_sha512(key, &[&first[..], &info, &[2]].concat());
+    let okm = [first, second].concat();
+    let cipher = ChunkCipher::new(Suite::Aes256Gcm, okm.first_chunk().unwrap());
+    (Chunks { cipher, base_nonce: okm[32..44].try_into().unwrap() }, okm[44..76].to_vec())
+}
+
+#[test]
+fn chunks_of_suite_2_are_those_of_cobblestone() {
+    let key = [7; 32];
+    let theirs = cobblestone::Key256::from_bytes(&key);
+    for len in LENGTHS {
+        let plaintext: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let message = cobblestone::encrypt(&theirs, CONTEXT, &plaintext).unwrap();
+        let (header, body) = message.split_at(THEIR_HEADER_LEN);
+        let (chunks, commitment) = their_chunks(&key, header);
+        assert_eq!(commitment, header[24..], "the key schedule is read right");
+
+        let mut ours = vec![0; body.len()];
+        chunks.seal_all(&plaintext, &mut ours);
+        assert!(ours == body, "{len} bytes are sealed as theirs");
+        let mut in_place = plaintext.clone();
+        in_place.resize(body.len(), 0);
+        chunks.seal_all_in_place(len, &mut in_place);
+        assert!(in_place == body, "{len} bytes are sealed in place as theirs");
+
+        let mut opened = vec![0; len];
+        chunks.open_all(body, &mut opened).unwrap();
+        assert!(opened == plaintext, "{len} bytes of theirs open");
+        chunks.open_all_in_place(&mut in_place).unwrap();
+        assert!(in_place[..len] == plaintext, "{len} bytes of theirs open in place");
+    }
+}
+
+#[test]
+fn lengths_are_those_of_cobblestone() {
+    for len in LENGTHS.into_iter().chain(200_000..200_050) {
+        let theirs = cobblestone::ciphertext_size(len as u64).unwrap() - THEIR_HEADER_LEN as u64;
+        assert_eq!(sealed_len(len).unwrap() - HEADER_LEN, usize::try_from(theirs).unwrap());
+    }
+    for body in (0..40).chain(16_380..16_440).chain(32_790..32_840) {
+        let theirs = cobblestone::plaintext_size((THEIR_HEADER_LEN + body) as u64).ok();
+        assert_eq!(plaintext_len(HEADER_LEN + body).map(|len| len as u64), theirs, "{body} bytes of chunks");
+    }
+}
+
+#[test]
+fn a_failed_chunk_leaves_no_plaintext() {
+    for suite in Suite::ALL {
+        let chunks = Chunks { cipher: ChunkCipher::new(suite, &[7; 32]), base_nonce: [1; 12] };
+        let mut sealed = vec![0; 100 + TAG_LEN];
+        chunks.seal(3, &[0x55; 100], &mut sealed);
+        let mut out = [9; 100];
+        assert!(chunks.open(2, &sealed, &mut out).is_err());
+        assert_eq!(out, [0; 100]);
+        assert!(chunks.open_in_place(2, &mut sealed).is_err());
+        assert_eq!(sealed, [0; 100 + TAG_LEN]);
+    }
+}
