@@ -18,6 +18,46 @@
 //! Chunks are the raw mode of C2SP chunked-encryption (<https://c2sp.org/chunked-encryption>): 16 KiB of plaintext and
 //! a tag each, nonce = base nonce XOR chunk number, and a last chunk that is always shorter than 16 KiB, possibly
 //! empty, so a cut at a chunk's end does not look like an end. `docs/format.md` has every byte.
+//!
+//! # Ways in
+//!
+//! One format, whichever of these wrote it:
+//!
+//! - [`seal`] and [`open`] return bytes, in one allocation;
+//! - [`seal_into`], [`seal_in_place`] and [`open_in_place`] work on the caller's buffers and allocate nothing;
+//! - [`Sealer`] is a [`Write`](std::io::Write), [`Opener`] a [`Read`](std::io::Read) and [`Seek`](std::io::Seek), both in
+//!   constant memory; with the feature `tokio` there are `AsyncSealer` and `AsyncOpener`;
+//! - [`open_range`] and [`open_range_from`] open a part, and touch only its chunks;
+//! - [`rewrap`](rewrap()) and [`rewrap_file`](rewrap_file()) put an object under another KEK without its data;
+//! - [`to_text`] and [`from_text`] are for places that hold only text.
+//!
+//! (What allocates nothing may still cost an allocation in AWS-LC's own heap, where it keeps a cipher's key schedule.)
+//!
+//! ```
+//! # use keystrata_primitives::{Context, KekId, KekIdentity, KekVersion, KeyPath, SecretKey, Suite};
+//! use std::io::{Cursor, Read, Seek, SeekFrom, Write};
+//! use keystrata_primitives::envelope::{Opener, Sealer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let secret = SecretKey::generate()?;
+//! # let identity = KekIdentity {
+//! #     suite: Suite::default(), version: KekVersion::FIRST, id: KekId::generate()?, path: KeyPath::account("acme")?,
+//! # };
+//! # let derived = identity.derive(&secret);
+//! # let kek = derived.kek(&identity);
+//! let context = Context::new().with("backup", "2026-05-01");
+//! let mut sealer = Sealer::new(&kek, &context, Vec::new())?;
+//! sealer.write_all(b"line 1\nline 2\n")?;
+//! let envelope = sealer.finish()?; // without it, what was written does not open
+//!
+//! let mut opener = Opener::new(&kek, &context, Cursor::new(envelope))?;
+//! opener.seek(SeekFrom::End(-7))?;
+//! let mut tail = String::new();
+//! opener.read_to_string(&mut tail)?;
+//! assert_eq!(tail, "line 2\n");
+//! # Ok(())
+//! # }
+//! ```
 
 mod header;
 mod object_key;

@@ -74,7 +74,7 @@ pub enum RewrapError {
 /// - a *torn write*: the machine stops when some of the 124 bytes are new and some are old. The DEK is then wrapped by
 ///   neither, and no other copy of it exists.
 ///
-/// For files, [`rewrap_file`](super::rewrap_file) keeps a journal against both. Rewrapping protects data only once the
+/// For files, [`rewrap_file`](super::rewrap_file()) keeps a journal against both. Rewrapping protects data only once the
 /// old KEK version is destroyed, since the old header still opens under it wherever it was copied to; after a leaked
 /// KEK the data needs a new DEK.
 ///

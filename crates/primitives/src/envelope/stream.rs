@@ -3,32 +3,6 @@
 //! [`Sealer`] is a [`Write`](std::io::Write) that seals, [`Opener`] a [`Read`](std::io::Read) and
 //! [`Seek`](std::io::Seek) that opens. Each holds one chunk (16 KiB, wiped on drop) and the key of its object, never a
 //! KEK. With the feature `tokio` there are [`AsyncSealer`] and [`AsyncOpener`] over tokio's traits.
-//!
-//! ```
-//! # use keystrata_primitives::{Context, KekId, KekIdentity, KekVersion, KeyPath, SecretKey, Suite};
-//! use std::io::{Cursor, Read, Seek, SeekFrom, Write};
-//! use keystrata_primitives::envelope::{Opener, Sealer};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let secret = SecretKey::generate()?;
-//! # let identity = KekIdentity {
-//! #     suite: Suite::default(), version: KekVersion::FIRST, id: KekId::generate()?, path: KeyPath::account("acme")?,
-//! # };
-//! # let derived = identity.derive(&secret);
-//! # let kek = derived.kek(&identity);
-//! let context = Context::new().with("backup", "2026-05-01");
-//! let mut sealer = Sealer::new(&kek, &context, Vec::new())?;
-//! sealer.write_all(b"line 1\nline 2\n")?;
-//! let envelope = sealer.finish()?; // without it, what was written does not open
-//!
-//! let mut opener = Opener::new(&kek, &context, Cursor::new(envelope))?;
-//! opener.seek(SeekFrom::End(-7))?;
-//! let mut tail = String::new();
-//! opener.read_to_string(&mut tail)?;
-//! assert_eq!(tail, "line 2\n");
-//! # Ok(())
-//! # }
-//! ```
 
 #[cfg(feature = "tokio")]
 mod async_opener;
