@@ -94,13 +94,7 @@ async fn life_is_counted_from_the_request_not_from_the_answer() {
     for account in new_and_old_account(&fixture).await {
         let before = fixture.root.calls();
         let slow = fixture.root.hold().await;
-        let first = tokio::spawn({
-            let account = account.clone();
-            async move { account.seal(b"x", &row(1)).await }
-        });
-        while fixture.root.calls() == before {
-            tokio::task::yield_now().await;
-        }
+        let first = fixture.begin_seal(&account).await;
         fixture.clock.advance(TTL - NANOSECOND);
         drop(slow);
         first.await.unwrap().unwrap();
@@ -116,15 +110,8 @@ async fn life_is_counted_from_the_request_not_from_the_answer() {
 async fn an_answer_that_comes_after_the_deadline_is_not_used() {
     let fixture = Fixture::new();
     for account in new_and_old_account(&fixture).await {
-        let before = fixture.root.calls();
         let slow = fixture.root.hold().await;
-        let first = tokio::spawn({
-            let account = account.clone();
-            async move { account.seal(b"x", &row(1)).await }
-        });
-        while fixture.root.calls() == before {
-            tokio::task::yield_now().await;
-        }
+        let first = fixture.begin_seal(&account).await;
         fixture.clock.advance(TTL);
         drop(slow);
         let refused = first.await.unwrap().unwrap_err();
@@ -225,18 +212,12 @@ async fn dropping_the_last_handle_overwrites_all_though_a_load_is_under_way() {
     let keys = fixture.process();
     let acme = keys.account("acme").unwrap();
     acme.seal(b"x", &row(1)).await.unwrap();
-    let before = fixture.root.calls();
     let slow = fixture.root.hold().await;
-    let other = tokio::spawn({
-        let other = keys.account("other").unwrap();
-        async move { other.seal(b"x", &row(1)).await }
-    });
-    while fixture.root.calls() == before {
-        tokio::task::yield_now().await;
-    }
-    other.abort();
-    assert!(other.await.unwrap_err().is_cancelled());
-    drop(acme);
+    let other = keys.account("other").unwrap();
+    let sealing = fixture.begin_seal(&other).await;
+    sealing.abort();
+    assert!(sealing.await.unwrap_err().is_cancelled());
+    drop((acme, other));
     assert_eq!(fixture.clock.sleepers(), 1);
     drop(keys);
     // The load keeps the engine; the sweeper leaves when the cache is closed, and closing overwrites all.

@@ -60,13 +60,7 @@ async fn a_cancelled_caller_takes_nobody_down() {
     let fixture = Fixture::new();
     let account = fixture.process().account("acme").unwrap();
     let slow = fixture.root.hold().await;
-    let leader = tokio::spawn({
-        let account = account.clone();
-        async move { account.seal(b"x", &row(1)).await }
-    });
-    while fixture.root.calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let leader = fixture.begin_seal(&account).await;
     let follower = tokio::spawn({
         let account = account.clone();
         async move { account.seal(b"x", &row(2)).await }
@@ -84,13 +78,7 @@ async fn a_caller_who_leaves_alone_still_leaves_a_kek_behind() {
     let fixture = Fixture::new();
     let account = fixture.process().account("acme").unwrap();
     let slow = fixture.root.hold().await;
-    let only = tokio::spawn({
-        let account = account.clone();
-        async move { account.seal(b"x", &row(1)).await }
-    });
-    while fixture.root.calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let only = fixture.begin_seal(&account).await;
     only.abort();
     drop(slow);
     account.seal(b"x", &row(2)).await.unwrap();
@@ -173,13 +161,7 @@ fn a_runtime_that_nobody_drives_any_more_holds_nobody_up() {
     let idle = runtime_of_one_thread();
     let slow = idle.block_on(fixture.root.hold());
     idle.block_on(async {
-        let left = tokio::spawn({
-            let account = account.clone();
-            async move { account.seal(b"x", &row(1)).await }
-        });
-        while fixture.root.calls() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let left = fixture.begin_seal(&account).await;
         left.abort();
     });
     drop(slow);

@@ -5,9 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use keystrata_hierarchy::{
-    Context, Hierarchy, HierarchyBuilder, MemoryKekStore,
+    Account, Context, Hierarchy, HierarchyBuilder, MemoryKekStore, SealError,
     test_util::{ManualClock, ScriptedRootKey},
 };
+use tokio::task::JoinHandle;
 
 pub const TTL: Duration = Duration::from_secs(300);
 
@@ -37,6 +38,17 @@ impl Fixture {
             .store(Arc::clone(&self.store))
             .clock(self.clock.clone())
             .kek_ttl(TTL)
+    }
+
+    /// Begins to seal in a task, and comes back once the root key was called. The test holds the root key meanwhile.
+    pub async fn begin_seal(&self, account: &Account) -> JoinHandle<Result<Vec<u8>, SealError>> {
+        let before = self.root.calls();
+        let account = account.clone();
+        let sealing = tokio::spawn(async move { account.seal(b"x", &row(1)).await });
+        while self.root.calls() == before {
+            tokio::task::yield_now().await;
+        }
+        sealing
     }
 }
 
