@@ -1,6 +1,10 @@
-//! Helpers for tests that fork; not for production use.
+//! Helpers for tests that fork or that count allocations; not for production use.
+
+mod counting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use self::counting::CountingAllocator;
 
 /// How long a child may take: one that hangs on a lock caught by the fork must fail its test, not stall it.
 const CHILD_SECONDS: libc::c_uint = 60;
