@@ -3,7 +3,7 @@
 
 use std::io::{self, SeekFrom};
 
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::StreamError;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct OpenCore {
     key: ObjectKey,
     /// One chunk: the first `filled` bytes of it sealed, or what is `loaded` of it opened.
-    buffer: Zeroizing<Box<[u8]>>,
+    buffer: Box<[u8]>,
     filled: usize,
     loaded: Option<Loaded>,
     /// The chunk that is read next.
@@ -75,7 +75,7 @@ impl OpenCore {
     pub(super) fn new(key: ObjectKey) -> Self {
         Self {
             key,
-            buffer: Zeroizing::new(vec![0; SEALED_CHUNK_LEN].into_boxed_slice()),
+            buffer: vec![0; SEALED_CHUNK_LEN].into_boxed_slice(),
             filled: 0,
             loaded: None,
             next: 0,
@@ -125,10 +125,10 @@ impl OpenCore {
         &mut self.buffer[self.filled..]
     }
 
-    /// A reader is lent the buffer next; the plaintext that was in it is none of its business.
+    /// Wipes what is loaded, which is all plaintext that there is in the buffer: it is freed next, or lent to a reader.
     fn unload(&mut self) {
         if let Some(Loaded { len, .. }) = self.loaded.take() {
-            self.buffer[..len].fill(0);
+            self.buffer[..len].zeroize();
         }
     }
 
@@ -289,5 +289,11 @@ impl OpenCore {
             seek.asked = Some(asked);
         }
         Step::Seek(from)
+    }
+}
+
+impl Drop for OpenCore {
+    fn drop(&mut self) {
+        self.unload();
     }
 }

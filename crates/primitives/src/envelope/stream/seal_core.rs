@@ -3,7 +3,7 @@
 use std::{io, ops::Range};
 
 use rand::TryCryptoRng;
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::StreamError;
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
 pub(super) struct SealCore {
     chunks: Box<Chunks>,
     /// `header ‖ chunk ‖ tag`. The header goes out with the first chunk, so that a small object is one write.
-    buffer: Zeroizing<Box<[u8]>>,
-    /// Bytes of plaintext in the chunk.
+    buffer: Box<[u8]>,
+    /// Bytes of plaintext in the chunk, and with it in the buffer: sealing overwrites them.
     filled: usize,
     /// What of `buffer` is sealed and to be written before anything else can be taken in.
     pending: Range<usize>,
@@ -35,7 +35,7 @@ pub(super) struct SealCore {
 impl SealCore {
     pub(super) fn new<R: TryCryptoRng>(rng: &mut R, kek: &Kek<'_>, context: &Context) -> Result<Self, SealError> {
         let context = context.as_bytes()?;
-        let mut buffer = Zeroizing::new(vec![0; HEADER_LEN + SEALED_CHUNK_LEN].into_boxed_slice());
+        let mut buffer = vec![0; HEADER_LEN + SEALED_CHUNK_LEN].into_boxed_slice();
         let header = buffer.first_chunk_mut().expect("the buffer begins with room for a header");
         let place = Box::new_uninit();
         let chunks = Box::write(place, start::begin(rng, kek, context, header)?);
@@ -85,14 +85,13 @@ impl SealCore {
         let chunk = &mut self.buffer[HEADER_LEN..];
         if data.len() == CHUNK_LEN {
             self.chunks.seal(self.number, data, chunk);
-            self.filled = CHUNK_LEN;
-            self.sealed();
+            self.sealed(CHUNK_LEN);
         } else {
             chunk[self.filled..][..data.len()].copy_from_slice(data);
             self.filled += data.len();
             if self.filled == CHUNK_LEN {
                 self.chunks.seal_in_place(self.number, chunk);
-                self.sealed();
+                self.sealed(CHUNK_LEN);
             }
         }
         Ok(data.len())
@@ -102,16 +101,23 @@ impl SealCore {
     pub(super) fn end(&mut self) {
         if !self.ended {
             self.chunks.seal_in_place(self.number, &mut self.buffer[HEADER_LEN..HEADER_LEN + self.filled + TAG_LEN]);
-            self.sealed();
+            self.sealed(self.filled);
             self.ended = true;
         }
     }
 
-    fn sealed(&mut self) {
+    /// Notes that `len` bytes of plaintext were sealed.
+    fn sealed(&mut self, len: usize) {
         let start = if self.number == 0 { 0 } else { HEADER_LEN };
-        self.pending = start..HEADER_LEN + self.filled + TAG_LEN;
+        self.pending = start..HEADER_LEN + len + TAG_LEN;
         self.filled = 0;
         self.number += 1;
+    }
+}
+
+impl Drop for SealCore {
+    fn drop(&mut self) {
+        self.buffer[HEADER_LEN..][..self.filled].zeroize();
     }
 }
 
