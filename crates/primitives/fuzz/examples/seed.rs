@@ -6,29 +6,34 @@ use keystrata_primitives::{
     KekIdentity, KekRecord, KekState, RootKeyId, SecretKey, WrappedSecret, Wrapper,
     envelope::{self, CHUNK_LEN},
 };
-use keystrata_primitives_fuzz::{Account, plaintext, seal};
+use keystrata_primitives_fuzz::{Account, AnySuite, plaintext, seal};
 
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let account = Account::new(1);
     let lengths = [0, 1, 100, CHUNK_LEN - 1, CHUNK_LEN, CHUNK_LEN + 1, 2 * CHUNK_LEN, 3 * CHUNK_LEN + 7];
-    for len in lengths {
+    for (suite, len) in lengths.into_iter().flat_map(|len| [(AnySuite::One, len), (AnySuite::Two, len)]) {
+        let account = Account::new(suite, 1);
+        // `arbitrary` reads the variant off the upper half of four bytes.
+        let (name, chosen) = match suite {
+            AnySuite::One => (format!("one-{len}"), 0),
+            AnySuite::Two => (format!("two-{len}"), 0x80),
+        };
         let envelope = seal(&account, &plaintext(len as u32));
-        put(&corpus, "parse", &format!("envelope-{len}"), &envelope)?;
+        put(&corpus, "parse", &name, &envelope)?;
         if len < CHUNK_LEN {
-            put(&corpus, "text", &format!("text-{len}"), envelope::to_text(&envelope).as_bytes())?;
+            put(&corpus, "text", &name, envelope::to_text(&envelope).as_bytes())?;
         }
-        // `arbitrary` reads from the front: the variant (the upper half is the second of two), then a length, then what is
-        // done to the envelope.
-        let mut calls = vec![0, 0, 0, 0x80];
+        // Damage rather than raw bytes, the suite, a length, and what is done to the envelope.
+        let mut calls = vec![0, 0, 0, 0x80, 0, 0, 0, chosen];
         calls.extend_from_slice(&(len as u32).to_le_bytes());
         calls.extend((0..60).map(|i: u32| (i.wrapping_mul(97) % 251) as u8));
-        put(&corpus, "open", &format!("damaged-{len}"), &calls)?;
-        put(&corpus, "open_range", &format!("calls-{len}"), &calls[4..])?;
+        put(&corpus, "open", &name, &calls)?;
+        put(&corpus, "open_range", &name, &calls[4..])?;
     }
+    let account = Account::new(AnySuite::One, 1);
     let header = &seal(&account, b"plaintext")[..envelope::HEADER_LEN];
-    put(&corpus, "rewrap", "header", &[&[0; 4], header].concat())?;
-    put(&corpus, "rewrap", "flips", &[0, 0, 0, 0x80, 3, 2, 1])?;
+    put(&corpus, "rewrap", "header", &[&[0; 8], header].concat())?;
+    put(&corpus, "rewrap", "flips", &[0, 0, 0, 0x80, 0, 0, 0, 0x80, 3, 2, 1])?;
     put(&corpus, "parse", "record", &record(account.kek().identity()))?;
     Ok(())
 }

@@ -4,21 +4,22 @@ use std::io::Read;
 
 use arbitrary::Arbitrary;
 use keystrata_primitives::envelope::{self, Opener};
-use keystrata_primitives_fuzz::{Account, Damage, context, plaintext, seal};
+use keystrata_primitives_fuzz::{Account, AnySuite, Damage, context, plaintext, seal};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Input {
-    Raw(Vec<u8>),
-    Damaged { len: u32, damage: Vec<Damage> },
+    Raw(AnySuite, Vec<u8>),
+    Damaged { suite: AnySuite, len: u32, damage: Vec<Damage> },
 }
 
 fuzz_target!(|input: Input| {
-    let account = Account::new(1);
+    let (Input::Raw(suite, _) | Input::Damaged { suite, .. }) = &input;
+    let account = Account::new(*suite, 1);
     let kek = account.kek();
     let (bytes, good) = match input {
-        Input::Raw(bytes) => (bytes, None),
-        Input::Damaged { len, damage } => {
+        Input::Raw(_, bytes) => (bytes, None),
+        Input::Damaged { len, damage, .. } => {
             let plaintext = plaintext(len);
             let good = seal(&account, &plaintext);
             let mut bytes = good.clone();

@@ -4,11 +4,12 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use arbitrary::Arbitrary;
 use keystrata_primitives::envelope::{self, Opener, StreamError};
-use keystrata_primitives_fuzz::{Account, context, plaintext, seal};
+use keystrata_primitives_fuzz::{Account, AnySuite, context, plaintext, seal};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
+    suite: AnySuite,
     len: u32,
     /// Cut so many bytes off the end.
     cut: Option<u16>,
@@ -31,7 +32,7 @@ enum Call {
 }
 
 fuzz_target!(|input: Input| {
-    let account = Account::new(1);
+    let account = Account::new(input.suite, 1);
     let kek = account.kek();
     let plaintext = plaintext(input.len);
     let mut bytes = seal(&account, &plaintext);

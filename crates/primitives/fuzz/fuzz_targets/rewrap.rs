@@ -2,24 +2,25 @@
 
 use arbitrary::Arbitrary;
 use keystrata_primitives::envelope::{self, HEADER_LEN};
-use keystrata_primitives_fuzz::{Account, context, seal};
+use keystrata_primitives_fuzz::{Account, AnySuite, context, seal};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Input {
-    Raw([u8; HEADER_LEN]),
-    Damaged { flips: Vec<u16>, to_itself: bool },
+    Raw(AnySuite, [u8; HEADER_LEN]),
+    Damaged { suite: AnySuite, flips: Vec<u16>, to_itself: bool },
 }
 
 /// The bytes before the commitment, which a rewrap cannot check and does not change.
 const KEY_FIELDS: usize = 92;
 
 fuzz_target!(|input: Input| {
-    let (old, other) = (Account::new(1), Account::new(2));
+    let (Input::Raw(suite, _) | Input::Damaged { suite, .. }) = &input;
+    let (old, other) = (Account::new(*suite, 1), Account::new(*suite, 2));
     let good = seal(&old, b"plaintext");
     let (header, new) = match input {
-        Input::Raw(header) => (header, &other),
-        Input::Damaged { flips, to_itself } => {
+        Input::Raw(_, header) => (header, &other),
+        Input::Damaged { flips, to_itself, .. } => {
             let mut header: [u8; HEADER_LEN] = *good.first_chunk().expect("an envelope begins with its header");
             for flip in flips {
                 header[flip as usize / 8 % HEADER_LEN] ^= 1 << (flip % 8);

@@ -16,9 +16,9 @@ pub struct Account {
 
 impl Account {
     /// The one account; `n` tells its KEKs apart.
-    pub fn new(n: u8) -> Self {
+    pub fn new(suite: AnySuite, n: u8) -> Self {
         let identity = KekIdentity {
-            suite: Suite::default(),
+            suite: suite.into(),
             version: KekVersion::FIRST,
             id: KekId::from_bytes([n; 16]),
             path: KeyPath::account("fuzz").expect("a short name"),
@@ -29,6 +29,22 @@ impl Account {
     /// Its KEK.
     pub fn kek(&self) -> Kek<'_> {
         Kek::new(&self.key, &self.identity)
+    }
+}
+
+/// A suite that can be arbitrary.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum AnySuite {
+    One,
+    Two,
+}
+
+impl From<AnySuite> for Suite {
+    fn from(suite: AnySuite) -> Self {
+        match suite {
+            AnySuite::One => Self::XChaCha20Poly1305,
+            AnySuite::Two => Self::Aes256Gcm,
+        }
     }
 }
 
