@@ -212,6 +212,15 @@ mod tests {
         cache.install(identity(n), &derived, cache.shared.clock.now().after(life)).unwrap()
     }
 
+    /// Waits for what another thread is about to do, and fails if it does not.
+    fn eventually(is_so: impl Fn() -> bool) {
+        let patience = std::time::Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(std::time::Instant::now() < patience, "it did not happen");
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn debug_shows_no_byte_of_a_key() {
         let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
@@ -254,9 +263,7 @@ mod tests {
         for n in 0..3 {
             // Between rounds it sleeps without an end.
             let kek = install(&cache, n, Duration::from_millis(5));
-            while kek.slot.is_live() {
-                std::thread::yield_now();
-            }
+            eventually(|| !kek.slot.is_live());
         }
     }
 
@@ -291,9 +298,7 @@ mod tests {
         let panicking = Panicking(clock.clone(), true.into());
         let cache = KekCache::new(Arc::new(panicking), ArenaConfig::default(), 10);
         install(&cache, 1, Duration::from_secs(1));
-        while !cache.sweeper.lock().unwrap().as_ref().is_some_and(JoinHandle::is_finished) {
-            std::thread::yield_now();
-        }
+        eventually(|| cache.sweeper.lock().unwrap().as_ref().is_some_and(JoinHandle::is_finished));
         install(&cache, 2, Duration::from_secs(1));
         clock.advance(Duration::from_secs(1));
         assert_eq!(cache.memory().slots_used, 0);
