@@ -1,4 +1,5 @@
-//! Seal and open through an account with its KEK in memory, beside the primitives alone and the bare cipher.
+//! Seal and open through an account with its KEK in memory, beside the primitives alone and one bare seal by the pure Rust
+//! cipher.
 //!
 //! `cargo bench -p keystrata-benches`. Ratios within one run carry over to other machines, times do not.
 
@@ -43,7 +44,7 @@ fn seal_and_open(criterion: &mut Criterion) {
                 group.bench_function(BenchmarkId::new("primitives", size), |bencher| {
                     bencher.iter(|| envelope::seal(&kek, &context, black_box(&plaintext)));
                 });
-                group.bench_function(BenchmarkId::new("bare cipher", size), |bencher| {
+                group.bench_function(BenchmarkId::new("chacha20poly1305 crate", size), |bencher| {
                     bencher.iter(|| bare_seal(black_box(&plaintext)));
                 });
             } else {
@@ -56,7 +57,7 @@ fn seal_and_open(criterion: &mut Criterion) {
                     bencher.iter(|| envelope::open(&kek, &context, black_box(&sealed)));
                 });
                 let (key, nonce, sealed) = bare_seal(&plaintext);
-                group.bench_function(BenchmarkId::new("bare cipher", size), |bencher| {
+                group.bench_function(BenchmarkId::new("chacha20poly1305 crate", size), |bencher| {
                     bencher.iter(|| XChaCha20Poly1305::new(&key.into()).decrypt(&nonce.into(), black_box(&sealed[..])));
                 });
             }
