@@ -26,6 +26,9 @@ pub enum KeyError {
     /// The KMS cannot be reached or does not answer sensibly. Trying later may help.
     #[error(transparent)]
     RootUnavailable(RootKeyError),
+    /// This process makes no more calls to the KMS for now: its budget is used up, or too many wait. Trying later helps.
+    #[error(transparent)]
+    Overloaded(RootKeyError),
     /// The store cannot be reached, is busy, full or read-only. Trying later may help.
     #[error(transparent)]
     StoreUnavailable(StoreError),
@@ -123,6 +126,7 @@ impl KeyError {
             self,
             Self::Throttled(_)
                 | Self::RootUnavailable(_)
+                | Self::Overloaded(_)
                 | Self::StoreUnavailable(_)
                 | Self::Late { .. }
                 | Self::Interrupted
@@ -144,6 +148,9 @@ impl KeyError {
             RootKeyError::Throttled { .. } => Self::Throttled(error),
             RootKeyError::Denied { .. } => Self::Denied(error),
             RootKeyError::Unavailable { .. } => Self::RootUnavailable(error),
+            RootKeyError::Overloaded { .. } => Self::Overloaded(error),
+            // Whoever comes to wait for it after all starts another.
+            RootKeyError::Withdrawn => Self::Interrupted,
             RootKeyError::Rejected => Self::corrupt(path, kek_id, error),
         }
     }

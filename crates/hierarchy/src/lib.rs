@@ -66,6 +66,6 @@ pub use self::{
     enveloped::{Enveloped, EnvelopedError},
     error::{BuildError, KeyError, OpenError, SealError},
     hierarchy::{Hierarchy, HierarchyBuilder},
-    root::{Cause, GeneratedKey, RootContext, RootKey, RootKeyError},
+    root::{Cause, Demand, GeneratedKey, RootContext, RootKey, RootKeyError, Urgency},
     store::{Creation, KekStore, MemoryKekStore, StoreError},
 };

@@ -1,10 +1,14 @@
 //! The seam to a KMS: a root key wraps and unwraps the secrets that KEKs are derived from.
 
-use std::{error::Error, fmt, sync::Arc};
+mod demand;
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use keystrata_primitives::{KekIdentity, KeyPath, RandomnessError, RootKeyId, SecretKey, wire};
+
+pub use self::demand::{Demand, Urgency};
 
 /// What a lower layer said, kept for the error's chain. Shared, because one failed load answers many callers.
 pub type Cause = Arc<dyn Error + Send + Sync>;
@@ -38,6 +42,21 @@ pub trait RootKey: fmt::Debug + Send + Sync {
         let secret = SecretKey::generate()?;
         let wrapped = self.wrap_key(&secret, context).await?;
         Ok(GeneratedKey { secret, wrapped })
+    }
+
+    /// Wraps under this key what the root key `from` wrapped, without the secret leaving the KMS. `None`, without a call,
+    /// where the service cannot do that for this pair of keys; then the caller unwraps and wraps.
+    ///
+    /// # Errors
+    /// As [`unwrap_key`](Self::unwrap_key).
+    async fn rewrap_key(
+        &self,
+        from: &RootKeyId,
+        wrapped: &[u8],
+        context: &RootContext,
+    ) -> Result<Option<Vec<u8>>, RootKeyError> {
+        let _ = (from, wrapped, context);
+        Ok(None)
     }
 }
 
@@ -81,6 +100,17 @@ pub enum RootKeyError {
         #[source]
         source: Option<Cause>,
     },
+    /// Refused here, before anything was sent: the calls that this process may make are used up, or too many wait.
+    #[error("too many calls to the KMS: {message}")]
+    Overloaded {
+        /// Which limit, and what to do.
+        message: String,
+        /// How long to wait before the next try has a chance.
+        retry_after: Duration,
+    },
+    /// Nobody waited for the call any more, so it was not sent.
+    #[error("the call to the KMS was withdrawn before it was sent: nobody waited for it any more")]
+    Withdrawn,
     /// Another key, another context or altered bytes, deliberately one outcome.
     #[error("the root key rejects the wrapped key: another key or account wrapped it, or its bytes were altered")]
     Rejected,
@@ -104,7 +134,7 @@ impl RootKeyError {
 
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
+        matches!(self, Self::Throttled { .. } | Self::Unavailable { .. } | Self::Overloaded { .. } | Self::Withdrawn)
     }
 }
 
@@ -118,11 +148,22 @@ impl From<RandomnessError> for RootKeyError {
 ///
 /// It travels in clear and stands in the KMS's audit log, so that a policy can match it. For a KEK it holds
 /// [`ACCOUNT`](Self::ACCOUNT) and [`KEK_ID`](Self::KEK_ID); for a data key of `Enveloped` nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+///
+/// Beside it travels the call's [`Demand`], which no KMS sees and which does not count when contexts are compared.
+#[derive(Clone, Debug)]
 pub struct RootContext {
     /// Sorted by name.
     pairs: Vec<(&'static str, String)>,
+    demand: Demand,
 }
+
+impl PartialEq for RootContext {
+    fn eq(&self, other: &Self) -> bool {
+        self.pairs == other.pairs
+    }
+}
+
+impl Eq for RootContext {}
 
 impl RootContext {
     /// The name under which a KMS sees whose KEK it is: the path's segments joined by `/`.
@@ -135,12 +176,29 @@ impl RootContext {
 
     /// No pairs.
     pub fn none() -> Self {
-        Self { pairs: Vec::new() }
+        Self { pairs: Vec::new(), demand: Demand::foreground() }
     }
 
     /// The context of a KEK.
     pub fn of_kek(identity: &KekIdentity) -> Self {
-        Self { pairs: vec![(Self::ACCOUNT, policy_text(&identity.path)), (Self::KEK_ID, identity.id.to_string())] }
+        let pairs = vec![(Self::ACCOUNT, policy_text(&identity.path)), (Self::KEK_ID, identity.id.to_string())];
+        Self { pairs, demand: Demand::foreground() }
+    }
+
+    /// The same context for a call that is wanted as `demand` says. Without this, a call is in the foreground and wanted.
+    pub fn with_demand(mut self, demand: Demand) -> Self {
+        self.demand = demand;
+        self
+    }
+
+    /// How much the call is wanted.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// The value of [`ACCOUNT`](Self::ACCOUNT); `None` for a data key of `Enveloped`.
+    pub fn account(&self) -> Option<&str> {
+        self.pairs().find_map(|(name, value)| (name == Self::ACCOUNT).then_some(value))
     }
 
     /// The pairs, sorted by name.
@@ -185,6 +243,15 @@ impl<R: RootKey + ?Sized> RootKey for Arc<R> {
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
         (**self).generate_key(context).await
+    }
+
+    async fn rewrap_key(
+        &self,
+        from: &RootKeyId,
+        wrapped: &[u8],
+        context: &RootContext,
+    ) -> Result<Option<Vec<u8>>, RootKeyError> {
+        (**self).rewrap_key(from, wrapped, context).await
     }
 }
 
