@@ -283,8 +283,8 @@ def payload_message(suite, path, context):
     return string(b"keystrata v1 payload") + bytes([suite]) + encode_path(path) + context
 
 
-def chunk_nonce(base, i):
-    return bytes(a ^ b for a, b in zip(base, i.to_bytes(12, "big")))
+def chunk_nonce(i):
+    return i.to_bytes(12, "big")
 
 
 def check_start(envelope):
@@ -321,15 +321,15 @@ def open_envelope(kek, suite, kek_id, path, pairs, envelope):
         raise Refused("too-long")
     context = encode_context(pairs)
     dek = unwrap_dek(kek, suite, kek_id, path, envelope)
-    payload = kdf(suite, dek, payload_message(suite, path, context), 76)
-    key, base, commitment = payload[:32], payload[32:44], payload[44:]
+    payload = kdf(suite, dek, payload_message(suite, path, context), 64)
+    key, commitment = payload[:32], payload[32:]
     if not hmac.compare_digest(commitment, envelope[92:124]):
         raise Refused("rejected")
     plaintext = bytearray()
     for i in range(full + 1):
         start = 124 + 16_400 * i
         chunk = envelope[start : start + 16_400]
-        plaintext += aead_open(chunk_cipher(suite, key), chunk_nonce(base, i), chunk, None)
+        plaintext += aead_open(chunk_cipher(suite, key), chunk_nonce(i), chunk, None)
     if len(plaintext) != 16_384 * full + rest - 16 or len(envelope) != envelope_length(len(plaintext)):
         raise Disagreement("the page's formulas of length do not agree")
     return bytes(plaintext)
@@ -573,13 +573,13 @@ def check_example(suite, block):
     check("wrapped DEK", wrapped)
     message = payload_message(suite, path, context)
     check("payload message", message)
-    payload = kdf(suite, dek, message, 76)
+    payload = kdf(suite, dek, message, 64)
     check("payload key", payload[:32])
-    check("base nonce", payload[32:44])
-    check("commitment", payload[44:])
-    chunk = chunk_cipher(suite, payload[:32]).encrypt(chunk_nonce(payload[32:44], 0), plaintext, None)
+    check("commitment", payload[32:])
+    check("chunk nonce", chunk_nonce(0))
+    chunk = chunk_cipher(suite, payload[:32]).encrypt(chunk_nonce(0), plaintext, None)
     check("chunk 0", chunk)
-    header = b"KS\x01" + bytes([suite]) + kek_id + wrap_nonce + wrapped + payload[44:]
+    header = b"KS\x01" + bytes([suite]) + kek_id + wrap_nonce + wrapped + payload[32:]
     check("envelope", header + chunk)
     check("text form", to_text(header + chunk).encode())
     check("new header", rewrap((kek, suite, kek_id, path), (new_kek, suite, new_id, path), new_nonce, header))

@@ -12,11 +12,11 @@
 //! ```
 //!
 //! Every object has a DEK of its own, 32 fresh random bytes, wrapped by the account's KEK. From the DEK, the path and
-//! the context come a payload key, a base nonce and a commitment. The commitment is compared before a byte of data is
-//! touched, so an envelope opens under one key, one account and one context only.
+//! the context come a payload key and a commitment. The commitment is compared before a byte of data is touched, so an
+//! envelope opens under one key, one account and one context only.
 //!
 //! Chunks are the raw mode of C2SP chunked-encryption (<https://c2sp.org/chunked-encryption>): 16 KiB of plaintext and
-//! a tag each, nonce = base nonce XOR chunk number, and a last chunk that is always shorter than 16 KiB, possibly
+//! a tag each, the chunk's number as the nonce, and a last chunk that is always shorter than 16 KiB, possibly
 //! empty, so a cut at a chunk's end does not look like an end. `docs/format.md` has every byte.
 //!
 //! # Ways in

@@ -8,7 +8,10 @@ mod hkdf;
 
 use crate::{key::SecretKey, suite::Suite};
 
-/// Fills `out` from `key` and the concatenation of `message`.
+/// Most bytes of an output: two keys, one block of BLAKE3 and two of HKDF.
+const MAX_LEN: usize = 64;
+
+/// Fills `out`, at most [`MAX_LEN`] bytes, from `key` and the concatenation of `message`.
 ///
 /// The parts of `message` are concatenated as they are: the caller prefixes lengths. The output is written where it is
 /// to stay, because a returned array would leave copies on the stack.
@@ -36,7 +39,7 @@ mod tests {
     #[test]
     fn message_parts_are_joined_and_a_longer_output_begins_like_a_shorter_one() {
         let run = |parts: &[&[u8]], out: &mut [u8]| derive(Suite::XChaCha20Poly1305, &[1; 32], parts, out);
-        let (mut short, mut long) = ([0; 32], [0; 76]);
+        let (mut short, mut long) = ([0; 32], [0; 64]);
         run(&[b"ab", b"", b"c"], &mut short);
         run(&[b"abc"], &mut long);
         assert_eq!(short, long[..32]);

@@ -345,9 +345,8 @@ fn example_holds_together(
     assert_eq!(unwrap(kek, &example.child_nonce, wrapped, &example.child_wrap_aad()), example.child_secret);
 
     let payload = example.payload();
-    assert_eq!(header[92..], payload[44..]);
-    let (key, nonce) = (payload.first_chunk().unwrap(), payload[32..].first_chunk().unwrap());
-    assert_eq!(open(key, nonce, &example.envelope[HEADER_LEN..]), example.plaintext);
+    assert_eq!(header[92..], payload[32..]);
+    assert_eq!(open(payload.first_chunk().unwrap(), &[0; 12], &example.envelope[HEADER_LEN..]), example.plaintext);
     assert_eq!(KeyPath::from_bytes(b"\x01\0\0\0\x04\0\0\0acme").unwrap(), example.identity.path);
 
     let new = &example.rewrapped;

@@ -13,11 +13,11 @@ use crate::{
 
 const LABEL: [u8; 24] = wire::label(b"keystrata v1 payload");
 
-/// What one object's chunks are sealed with: `key(32) ‖ base nonce(12) ‖ commitment(32)`.
+/// What one object's chunks are sealed with: `key(32) ‖ commitment(32)`.
 pub(super) struct Payload(Wiped<{ Payload::LEN }>);
 
 impl Payload {
-    const LEN: usize = SecretKey::LEN + CHUNK_NONCE_LEN + COMMITMENT_LEN;
+    const LEN: usize = SecretKey::LEN + COMMITMENT_LEN;
 
     /// All zero: to be [derived](Self::derive) where it stands, since moving a key leaves a copy behind.
     pub(super) fn zeroed() -> Self {
@@ -31,50 +31,43 @@ impl Payload {
     }
 
     pub(super) fn commitment(&self) -> &[u8; COMMITMENT_LEN] {
-        self.0.last_chunk().expect("76 bytes end with 32")
+        self.0.last_chunk().expect("64 bytes end with 32")
     }
 
     pub(super) fn chunks(&self, suite: Suite) -> Chunks {
-        let (key, rest) = self.0.split_first_chunk().expect("76 bytes begin with 32");
-        let base_nonce = *rest.first_chunk().expect("and go on with 12");
-        Chunks { cipher: ChunkCipher::new(suite, key), base_nonce }
+        Chunks(ChunkCipher::new(suite, self.0.first_chunk().expect("64 bytes begin with 32")))
     }
 }
 
 /// Seals and opens the chunks of one object. Wiped on drop, as its cipher is.
-pub(super) struct Chunks {
-    cipher: ChunkCipher,
-    base_nonce: [u8; CHUNK_NONCE_LEN],
+pub(super) struct Chunks(ChunkCipher);
+
+/// The chunk's number as a 12-byte big-endian integer. The key is the object's alone, so nothing in it need be random.
+fn nonce(chunk: u64) -> [u8; CHUNK_NONCE_LEN] {
+    let mut nonce = [0; CHUNK_NONCE_LEN];
+    nonce[4..].copy_from_slice(&chunk.to_be_bytes());
+    nonce
 }
 
 impl Chunks {
-    /// Base nonce XOR the chunk's number as a 12-byte big-endian integer.
-    fn nonce(&self, chunk: u64) -> [u8; CHUNK_NONCE_LEN] {
-        let mut nonce = self.base_nonce;
-        for (byte, number) in nonce[4..].iter_mut().zip(chunk.to_be_bytes()) {
-            *byte ^= number;
-        }
-        nonce
-    }
-
     /// Seals one chunk into `out`, longer by the tag.
     pub(super) fn seal(&self, chunk: u64, plaintext: &[u8], out: &mut [u8]) {
-        self.cipher.seal(&self.nonce(chunk), plaintext, out);
+        self.0.seal(&nonce(chunk), plaintext, out);
     }
 
     /// Seals one chunk where it is; its last 16 bytes are room for the tag.
     pub(super) fn seal_in_place(&self, chunk: u64, bytes: &mut [u8]) {
-        self.cipher.seal_in_place(&self.nonce(chunk), bytes);
+        self.0.seal_in_place(&nonce(chunk), bytes);
     }
 
     /// Opens one chunk into `out`, shorter by the tag; zero throughout on a mismatch.
     pub(super) fn open(&self, chunk: u64, sealed: &[u8], out: &mut [u8]) -> Result<(), Mismatch> {
-        self.cipher.open(&self.nonce(chunk), sealed, out)
+        self.0.open(&nonce(chunk), sealed, out)
     }
 
     /// Opens one chunk where it is; zero throughout on a mismatch.
     pub(super) fn open_in_place(&self, chunk: u64, bytes: &mut [u8]) -> Result<(), Mismatch> {
-        self.cipher.open_in_place(&self.nonce(chunk), bytes)
+        self.0.open_in_place(&nonce(chunk), bytes)
     }
 
     /// Seals all of `plaintext` into `body`, of the length that its chunks have.

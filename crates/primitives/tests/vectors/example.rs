@@ -154,8 +154,8 @@ impl Example {
         Self::labelled("keystrata v1 kek wrap", &parts)
     }
 
-    /// `key(32) ‖ base nonce(12) ‖ commitment(32)`, straight from the hash.
-    pub(crate) fn payload(&self) -> [u8; 76] {
+    /// `key(32) ‖ commitment(32)`, straight from the hash.
+    pub(crate) fn payload(&self) -> [u8; 64] {
         independent::kdf(self.suite(), &self.dek, &self.payload_message())
     }
 
@@ -200,8 +200,8 @@ impl Example {
         add("wrapped DEK", &header[44..92]);
         add("payload message", &self.payload_message());
         add("payload key", &payload[..32]);
-        add("base nonce", &payload[32..44]);
-        add("commitment", &payload[44..]);
+        add("commitment", &payload[32..]);
+        add("chunk nonce", &[0; 12]);
         add("chunk 0", chunk);
         add("envelope", &self.envelope);
         add("new KEK", &self.new_kek);

@@ -1,8 +1,10 @@
 //! The chunk layout against another implementation of C2SP chunked-encryption, `cobblestone`, byte for byte.
 //!
-//! Cobblestone-256 is the same raw mode with AES-256-GCM, so suite 2's chunks under its keys must be its bytes. Its own
-//! key schedule is HKDF-Expand with SHA-512, done here by hand.
+//! Cobblestone-256 is the same raw mode with AES-256-GCM. Two things are its own and are done here by hand: its key
+//! schedule, HKDF-Expand with SHA-512, and a base nonce, to which each chunk's number is added bit by bit; ours is zero. So
+//! each of our chunks, opened and sealed again under the nonce that is theirs, must be their bytes, and the other way round.
 
+use aes_gcm::{Aes256Gcm, KeyInit, aead::Aead};
 use sha2::{Digest, Sha512};
 
 use super::*;
@@ -24,14 +26,27 @@ fn hmac_sha512(key: &[u8; 32], message: &[u8]) -> Vec<u8> {
     Sha512::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
 
-/// Our chunks with the keys of the message that begins with `header`, and the commitment that goes with them.
-fn their_chunks(key: &[u8; 32], header: &[u8]) -> (Chunks, Vec<u8>) {
+/// Key, base nonce and commitment of the message that begins with `header`.
+fn their_schedule(key: &[u8; 32], header: &[u8]) -> ([u8; 32], [u8; 12], [u8; 32]) {
     let info = [&b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"[..], &header[..24], CONTEXT].concat();
     let first = hmac_sha512(key, &[&info[..], &[1]].concat());
     let second = hmac_sha512(key, &[&first[..], &info, &[2]].concat());
     let okm = [first, second].concat();
-    let cipher = ChunkCipher::new(Suite::Aes256Gcm, okm.first_chunk().unwrap());
-    (Chunks { cipher, base_nonce: okm[32..44].try_into().unwrap() }, okm[44..76].to_vec())
+    (okm[..32].try_into().unwrap(), okm[32..44].try_into().unwrap(), okm[44..76].try_into().unwrap())
+}
+
+/// The same chunks with the numbers of one base nonce sealed under another.
+fn moved(key: &[u8; 32], body: &[u8], from: [u8; 12], to: [u8; 12]) -> Vec<u8> {
+    let cipher = Aes256Gcm::new(key.into());
+    let chunks = (0_u64..).zip(body.chunks(16_400)).map(|(number, chunk)| {
+        let nonce = |mut base: [u8; 12]| {
+            base.iter_mut().rev().zip(number.to_le_bytes()).for_each(|(base, number)| *base ^= number);
+            base
+        };
+        let plaintext = cipher.decrypt(&nonce(from).into(), chunk).unwrap();
+        cipher.encrypt(&nonce(to).into(), &plaintext[..]).unwrap()
+    });
+    chunks.collect::<Vec<_>>().concat()
 }
 
 #[test]
@@ -42,20 +57,23 @@ fn chunks_of_suite_2_are_those_of_cobblestone() {
         let plaintext: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let message = cobblestone::encrypt(&theirs, CONTEXT, &plaintext).unwrap();
         let (header, body) = message.split_at(THEIR_HEADER_LEN);
-        let (chunks, commitment) = their_chunks(&key, header);
+        let (key, base_nonce, commitment) = their_schedule(&key, header);
         assert_eq!(commitment, header[24..], "the key schedule is read right");
+        let chunks = Chunks(ChunkCipher::new(Suite::Aes256Gcm, &key));
 
         let mut ours = vec![0; body.len()];
         chunks.seal_all(&plaintext, &mut ours);
-        assert!(ours == body, "{len} bytes are sealed as theirs");
+        assert!(moved(&key, &ours, [0; 12], base_nonce) == body, "{len} bytes are sealed as theirs");
         let mut in_place = plaintext.clone();
         in_place.resize(body.len(), 0);
         chunks.seal_all_in_place(len, &mut in_place);
-        assert!(in_place == body, "{len} bytes are sealed in place as theirs");
+        assert!(in_place == ours, "{len} bytes are sealed in place as theirs");
 
+        let theirs = moved(&key, body, base_nonce, [0; 12]);
         let mut opened = vec![0; len];
-        chunks.open_all(body, &mut opened).unwrap();
+        chunks.open_all(&theirs, &mut opened).unwrap();
         assert!(opened == plaintext, "{len} bytes of theirs open");
+        in_place.copy_from_slice(&theirs);
         chunks.open_all_in_place(&mut in_place).unwrap();
         assert!(in_place[..len] == plaintext, "{len} bytes of theirs open in place");
     }
@@ -76,7 +94,7 @@ fn lengths_are_those_of_cobblestone() {
 #[test]
 fn a_failed_chunk_leaves_no_plaintext() {
     for suite in Suite::ALL {
-        let chunks = Chunks { cipher: ChunkCipher::new(suite, &[7; 32]), base_nonce: [1; 12] };
+        let chunks = Chunks(ChunkCipher::new(suite, &[7; 32]));
         let mut sealed = vec![0; 100 + TAG_LEN];
         chunks.seal(3, &[0x55; 100], &mut sealed);
         let mut out = [9; 100];
