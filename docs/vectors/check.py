@@ -521,6 +521,54 @@ def check_file(name):
     return len(content["vectors"])
 
 
+# --- What was sealed once
+
+
+def recorded_kek(kek):
+    """The fields of a KEK's record, and the KEK."""
+    secret, record = unhex(kek["secret"]), parse_record(base64.b64decode(kek["record"], validate=True))
+    own, check = derive_kek(secret, record["suite"], record["version"], bytes.fromhex(record["kek_id"]), record["path"])
+    if check.hex() != record["check"]:
+        raise Refused("check-mismatch")
+    return record, own
+
+
+def open_frozen(kind, case):
+    if kind == "child":
+        parent, key = recorded_kek(case["parent"])
+        child, _ = recorded_kek(case["child"])
+        by, child_id = child["wraps"][0]["parent"], bytes.fromhex(child["kek_id"])
+        if (by["path"], by["kek_id"]) != (parent["path"], parent["kek_id"]):
+            raise Disagreement("wrapped by another KEK")
+        parent_id, wrapped = bytes.fromhex(parent["kek_id"]), bytes.fromhex(by["wrapped"])
+        aad = child_wrap_aad(parent["suite"], parent_id, parent["path"], child_id, child["version"], child["path"])
+        return wrap_open(parent["suite"], key, wrapped[:24], wrapped[24:], aad) == unhex(case["child"]["secret"])
+    if kind == "plain":
+        plaintext = open_plain(case["cipher"], unhex(case["key"]), base64.b64decode(case["sealed"], validate=True))
+    else:
+        record, key = recorded_kek(case["kek"])
+        pairs = [(name.encode(), value.encode()) for name, value in case["context"]]
+        envelope = from_text(case["text"]) if kind == "text" else base64.b64decode(case["envelope"], validate=True)
+        kek_id = bytes.fromhex(record["kek_id"])
+        plaintext = open_envelope(key, record["suite"], kek_id, record["path"], pairs, envelope)
+    return plaintext == unhex(case["plaintext"]["bytes"]) * case["plaintext"]["times"]
+
+
+def check_frozen():
+    files = sorted((HERE / "frozen").glob("*.json"))
+    for path in files:
+        [(kind, case)] = json.loads(path.read_text(encoding="utf-8"))["case"].items()
+        try:
+            opens = open_frozen(kind, case)
+        except (Refused, Disagreement) as error:
+            raise Disagreement(f"frozen/{path.name}: {error}") from None
+        if not opens:
+            raise Disagreement(f"frozen/{path.name} opens to something else")
+    if len(files) < 16:
+        raise Disagreement(f"only {len(files)} frozen files")
+    return len(files)
+
+
 # --- The worked example
 
 
@@ -634,7 +682,7 @@ def main():
     counts = {name: check_file(name) for name in FILES}
     for name, count in counts.items():
         print(f"{count:4} {name}")
-    print(f"{sum(counts.values()):4} vectors and the worked examples agree")
+    print(f"{sum(counts.values()):4} vectors, {check_frozen()} frozen files and the worked examples agree")
 
 
 if __name__ == "__main__":
