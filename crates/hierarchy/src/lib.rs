@@ -67,5 +67,5 @@ pub use self::{
     error::{BuildError, KeyError, OpenError, SealError},
     hierarchy::{Hierarchy, HierarchyBuilder},
     root::{Cause, Demand, GeneratedKey, RootContext, RootKey, RootKeyError, Urgency},
-    store::{Creation, KekStore, MemoryKekStore, StoreError},
+    store::{Creation, KekStore, MemoryKekStore, Rotation, StoreError},
 };

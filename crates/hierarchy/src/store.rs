@@ -5,7 +5,7 @@ mod memory;
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use keystrata_primitives::{KekId, KekRecord, KeyPath, RecordError};
+use keystrata_primitives::{KekId, KekRecord, KekState, KeyPath, RecordError};
 
 pub use self::memory::MemoryKekStore;
 use crate::root::Cause;
@@ -39,6 +39,18 @@ pub trait KekStore: fmt::Debug + Send + Sync {
     /// other [`StoreError`] the outcome is unknown: look for the record's KEK id before trying again.
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError>;
 
+    /// Makes `record` the primary of its account in place of `previous`, which stays as a retired KEK whose `retired_at` is
+    /// the new record's `created_at`.
+    ///
+    /// Of any number of callers at once that name the same `previous`, in any number of processes, one gets
+    /// [`Rotation::Rotated`]. Both changes are made together and are durable when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for a record that is not in state primary, breaks a limit, or whose version is not greater
+    /// than the primary's; nothing is stored. After any other [`StoreError`] the outcome is unknown: look for the record's
+    /// KEK id before trying again.
+    async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError>;
+
     /// All KEK versions of `path`, oldest first; none if the account is unknown.
     ///
     /// # Errors
@@ -59,6 +71,15 @@ pub enum Creation {
     Created,
     /// The account had a KEK already; nothing was written.
     Exists,
+}
+
+/// What became of a [`KekStore::rotate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// The record is stored and is the account's primary.
+    Rotated,
+    /// `previous` is not the account's primary, or not any more; nothing was written.
+    Superseded,
 }
 
 /// Why a store did not answer.
@@ -105,6 +126,32 @@ impl StoreError {
         Self::Incompatible { message: message.into(), source: None }
     }
 
+    /// [`StoreError::Corrupt`] unless `record` may become a primary: its state says so and it keeps every limit. Gives
+    /// its bytes back. What every store checks before it writes.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_new_primary(record: &KekRecord) -> Result<Vec<u8>, Self> {
+        let path = &record.identity.path;
+        if record.state != KekState::Primary {
+            let error = RecordError::Malformed("a new record of an account must be its primary");
+            return Err(Self::corrupt(path, error));
+        }
+        record.encode().map_err(|error| Self::corrupt(path, error))
+    }
+
+    /// [`StoreError::Corrupt`] unless `record` is a later version than the primary `previous` that it replaces.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_later(previous: &KekRecord, record: &KekRecord) -> Result<(), Self> {
+        if record.identity.version > previous.identity.version {
+            return Ok(());
+        }
+        let error = RecordError::Malformed("a new primary must have a greater version than the one it replaces");
+        Err(Self::corrupt(&record.identity.path, error))
+    }
+
     /// [`StoreError::Corrupt`] for a record that does not parse.
     pub fn corrupt(path: &KeyPath, source: RecordError) -> Self {
         Self::Corrupt { path: path.clone(), source: Arc::new(source) }
@@ -124,6 +171,10 @@ impl<S: KekStore + ?Sized> KekStore for Arc<S> {
 
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
         (**self).create(record).await
+    }
+
+    async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+        (**self).rotate(previous, record).await
     }
 
     async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {

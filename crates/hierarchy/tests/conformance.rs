@@ -32,7 +32,7 @@ mod broken {
     use async_trait::async_trait;
     use keystrata_hierarchy::{
         Creation, KekId, KekRecord, KekStore, KeyPath, MemoryKekStore, RootContext, RootKey, RootKeyError, RootKeyId,
-        SecretKey, StoreError,
+        Rotation, SecretKey, StoreError,
         test_util::{ScriptedRootKey, conformance},
     };
 
@@ -82,6 +82,10 @@ mod broken {
             tokio::task::yield_now().await;
             self.0.create(record).await?;
             Ok(Creation::Created)
+        }
+
+        async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+            self.0.rotate(previous, record).await
         }
 
         async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {

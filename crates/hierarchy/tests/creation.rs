@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use common::{Fixture, row};
 use keystrata_hierarchy::{
     Context, Creation, Hierarchy, KekId, KekRecord, KekState, KekStore, KeyError, KeyPath, MemoryKekStore, OpenError,
-    RootContext, RootKey, RootKeyError, RootKeyId, SealError, SecretKey, StoreError, test_util::ScriptedRootKey,
+    RootContext, RootKey, RootKeyError, RootKeyId, Rotation, SealError, SecretKey, StoreError,
+    test_util::ScriptedRootKey,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -123,6 +124,10 @@ impl KekStore for Faulty {
         }
         let created = self.inner.create(record).await;
         if self.has(Fault::CreateAnswersLate) { failed } else { created }
+    }
+
+    async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+        self.inner.rotate(previous, record).await
     }
 
     async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {

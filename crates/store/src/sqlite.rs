@@ -9,8 +9,8 @@ mod schema;
 use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use keystrata_hierarchy::{Creation, KekStore, StoreError};
-use keystrata_primitives::{KekId, KekRecord, KekState, KeyPath, RecordError};
+use keystrata_hierarchy::{Creation, KekStore, Rotation, StoreError};
+use keystrata_primitives::{KekId, KekRecord, KeyPath};
 use rusqlite::Connection;
 
 use self::{
@@ -102,14 +102,15 @@ impl KekStore for SqliteKekStore {
     }
 
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
-        let path = &record.identity.path;
-        if record.state != KekState::Primary {
-            let error = RecordError::Malformed("the first record of an account must be its primary");
-            return Err(StoreError::corrupt(path, error));
-        }
-        let bytes = record.encode().map_err(|error| StoreError::corrupt(path, error))?;
+        let bytes = StoreError::check_new_primary(record)?;
         let identity = record.identity.clone();
         self.connections.run(Lane::Writer, move |db| rows::create(db, &identity, &bytes)).await
+    }
+
+    async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+        let bytes = StoreError::check_new_primary(record)?;
+        let record = record.clone();
+        self.connections.run(Lane::Writer, move |db| rows::rotate(db, previous, &record, &bytes)).await
     }
 
     async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {
@@ -127,7 +128,7 @@ impl KekStore for SqliteKekStore {
 mod tests {
     use std::time::Duration;
 
-    use keystrata_primitives::{KekCheck, KekIdentity, KekVersion, RootKeyId, Suite, WrappedSecret, Wrapper};
+    use keystrata_primitives::{KekCheck, KekIdentity, KekState, KekVersion, RootKeyId, Suite, WrappedSecret, Wrapper};
     use rusqlite::TransactionBehavior;
 
     use super::*;

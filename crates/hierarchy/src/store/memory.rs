@@ -7,9 +7,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use keystrata_primitives::{KekId, KekRecord, KekState, KeyPath, RecordError};
+use keystrata_primitives::{KekId, KekRecord, KekState, KeyPath};
 
-use super::{Creation, KekStore, StoreError};
+use super::{Creation, KekStore, Rotation, StoreError};
 
 /// A [`KekStore`] that is gone with the process, and every object sealed under its KEKs with it.
 #[derive(Debug, Default)]
@@ -47,19 +47,28 @@ impl KekStore for MemoryKekStore {
     }
 
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
-        let path = &record.identity.path;
         // What could not be written as bytes must not get in here either.
-        record.encode().map_err(|error| StoreError::corrupt(path, error))?;
-        if record.state != KekState::Primary {
-            let error = RecordError::Malformed("the first record of an account must be its primary");
-            return Err(StoreError::corrupt(path, error));
-        }
+        StoreError::check_new_primary(record)?;
+        let path = &record.identity.path;
         let mut accounts = self.accounts();
         if accounts.contains_key(path) {
             return Ok(Creation::Exists);
         }
         accounts.insert(path.clone(), vec![record.clone()]);
         Ok(Creation::Created)
+    }
+
+    async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+        StoreError::check_new_primary(record)?;
+        let mut accounts = self.accounts();
+        let Some(records) = accounts.get_mut(&record.identity.path) else { return Ok(Rotation::Superseded) };
+        let is_primary = |known: &KekRecord| known.identity.id == previous && known.state == KekState::Primary;
+        let Some(old) = records.iter_mut().find(|known| is_primary(known)) else { return Ok(Rotation::Superseded) };
+        StoreError::check_later(old, record)?;
+        old.state = KekState::Retired;
+        old.retired_at = record.created_at;
+        records.push(record.clone());
+        Ok(Rotation::Rotated)
     }
 
     async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keystrata_hierarchy::{Creation, StoreError};
+use keystrata_hierarchy::{Creation, Rotation, StoreError};
 use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekState, KeyPath, RecordError};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
@@ -32,18 +32,48 @@ pub(super) fn primaries(db: &Connection, after: Option<&KeyPath>, limit: usize) 
 }
 
 pub(super) fn create(db: &mut Connection, identity: &KekIdentity, bytes: &[u8]) -> Result<Creation, Failure> {
-    let path = identity.path.as_bytes();
     // Immediate: with the write lock from the start, nobody comes between the look and the write.
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     schema::check_still_current(&change)?;
-    if change.prepare_cached("SELECT 1 FROM kek WHERE path = ?1")?.exists([path])? {
+    if change.prepare_cached("SELECT 1 FROM kek WHERE path = ?1")?.exists([identity.path.as_bytes()])? {
         return Ok(Creation::Exists);
     }
-    change
-        .prepare_cached("INSERT INTO kek (path, kek_id, version, state, record) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![path, identity.id.as_bytes(), identity.version.get(), KekState::Primary as u8, bytes])?;
+    insert(&change, identity, bytes)?;
     change.commit()?;
     Ok(Creation::Created)
+}
+
+pub(super) fn rotate(
+    db: &mut Connection,
+    previous: KekId,
+    record: &KekRecord,
+    bytes: &[u8],
+) -> Result<Rotation, Failure> {
+    let path = &record.identity.path;
+    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    schema::check_still_current(&change)?;
+    let old = match primary(&change, path)? {
+        Some(old) if old.identity.id == previous => old,
+        _ => return Ok(Rotation::Superseded),
+    };
+    StoreError::check_later(&old, record)?;
+    let retired = KekRecord { state: KekState::Retired, retired_at: record.created_at, ..old };
+    let retired_bytes = retired.encode().map_err(|error| StoreError::corrupt(path, error))?;
+    // The old one first: an account has at most one primary at any time.
+    change
+        .prepare_cached("UPDATE kek SET state = ?3, record = ?4 WHERE path = ?1 AND kek_id = ?2")?
+        .execute(params![path.as_bytes(), previous.as_bytes(), KekState::Retired as u8, retired_bytes])?;
+    insert(&change, &record.identity, bytes)?;
+    change.commit()?;
+    Ok(Rotation::Rotated)
+}
+
+fn insert(change: &Connection, identity: &KekIdentity, bytes: &[u8]) -> Result<(), Failure> {
+    let KekIdentity { path, id, version, .. } = identity;
+    change
+        .prepare_cached("INSERT INTO kek (path, kek_id, version, state, record) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![path.as_bytes(), id.as_bytes(), version.get(), KekState::Primary as u8, bytes])?;
+    Ok(())
 }
 
 fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Option<KekRecord>, Failure> {

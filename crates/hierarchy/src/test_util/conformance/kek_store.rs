@@ -7,7 +7,7 @@ use keystrata_primitives::{
 };
 use tokio::task::JoinSet;
 
-use crate::store::{Creation, KekStore, StoreError};
+use crate::store::{Creation, KekStore, Rotation, StoreError};
 
 /// Tasks that create one account at once.
 const CREATORS: usize = 32;
@@ -28,6 +28,10 @@ pub async fn kek_store<S: KekStore + 'static>(make: impl AsyncFn() -> S) {
     pages_are_in_order_and_complete(&make().await).await;
     one_of_many_creators_wins(make().await).await;
     creators_of_other_accounts_do_not_disturb(make().await).await;
+    a_rotation_swaps_the_primary(&make().await).await;
+    a_rotation_that_came_late_changes_nothing(&make().await).await;
+    what_is_no_later_primary_is_refused(&make().await).await;
+    one_of_many_rotators_wins(make().await).await;
     dropped_calls_do_no_harm(&make().await).await;
 }
 
@@ -206,6 +210,90 @@ async fn creators_of_other_accounts_do_not_disturb<S: KekStore + 'static>(store:
     check(listed == CREATORS, "accounts created at once are all listed");
 }
 
+async fn a_rotation_swaps_the_primary<S: KekStore>(store: &S) {
+    let mut expected = vec![record(path(&["acme"]))];
+    create(store, &expected[0], Creation::Created).await;
+    create(store, &record(path(&["globex"])), Creation::Created).await;
+    for number in 2..=5 {
+        let new = next(&expected[expected.len() - 1], number);
+        let rotation = given(store.rotate(expected[expected.len() - 1].identity.id, &new).await, "rotate");
+        check(rotation == Rotation::Rotated, "rotating from the primary is `Rotated`");
+        let old = expected.last_mut().expect("not empty");
+        (old.state, old.retired_at) = (KekState::Retired, new.created_at);
+        expected.push(new);
+        are_all_records(store, &expected).await;
+    }
+    let listed = given(store.primaries(None, 10).await, "primaries");
+    check(listed.len() == 2 && listed[0] == expected[4], "an account is listed once, by its newest primary");
+}
+
+async fn a_rotation_that_came_late_changes_nothing<S: KekStore>(store: &S) {
+    let first = record(path(&["acme"]));
+    let second = next(&first, 2);
+    let superseded = given(store.rotate(first.identity.id, &second).await, "rotate");
+    check(superseded == Rotation::Superseded, "an unknown account cannot be rotated");
+    create(store, &first, Creation::Created).await;
+    let superseded = given(store.rotate(kek_id(), &second).await, "rotate");
+    check(superseded == Rotation::Superseded, "rotating from a KEK that is not there is `Superseded`");
+    is_the_only_record(store, &first).await;
+    given(store.rotate(first.identity.id, &second).await, "rotate");
+    for late in [next(&first, 2), next(&first, 3)] {
+        let superseded = given(store.rotate(first.identity.id, &late).await, "rotate");
+        check(superseded == Rotation::Superseded, "rotating from a retired KEK is `Superseded`");
+    }
+    let retired = KekRecord { state: KekState::Retired, retired_at: second.created_at, ..first };
+    are_all_records(store, &[retired, second]).await;
+}
+
+async fn what_is_no_later_primary_is_refused<S: KekStore>(store: &S) {
+    let first = KekRecord {
+        identity: KekIdentity { version: version(2), ..record(path(&["acme"])).identity },
+        ..record(path(&["acme"]))
+    };
+    create(store, &first, Creation::Created).await;
+    let retired = KekRecord { state: KekState::Retired, ..next(&first, 3) };
+    let no_wraps = KekRecord { wraps: Vec::new(), ..next(&first, 3) };
+    let cases = [
+        ("state retired", retired),
+        ("no wrapped secret", no_wraps),
+        ("the same version", next(&first, 2)),
+        ("an earlier version", next(&first, 1)),
+    ];
+    for (name, record) in cases {
+        match store.rotate(first.identity.id, &record).await {
+            Err(StoreError::Corrupt { .. }) => {}
+            other => panic!("KEK store conformance: rotating to {name} must be `Corrupt`, and was: {other:?}"),
+        }
+        is_the_only_record(store, &first).await;
+    }
+}
+
+async fn one_of_many_rotators_wins<S: KekStore + 'static>(store: S) {
+    let store = Arc::new(store);
+    let first = record(path(&["acme"]));
+    create(&store, &first, Creation::Created).await;
+    let mut rotators = JoinSet::new();
+    for _ in 0..CREATORS {
+        let (store, first) = (Arc::clone(&store), first.clone());
+        rotators.spawn(async move {
+            let own = next(&first, 2);
+            let rotation = given(store.rotate(first.identity.id, &own).await, "rotate");
+            let seen = given(store.primary(&own.identity.path).await, "primary");
+            (rotation, own, seen)
+        });
+    }
+    let outcomes = rotators.join_all().await;
+    let winners: Vec<_> = outcomes.iter().filter(|(rotation, ..)| *rotation == Rotation::Rotated).collect();
+    check(winners.len() == 1, &format!("of many rotators of one account one wins, and {} did", winners.len()));
+    let winner = &winners[0].1;
+    check(
+        outcomes.iter().all(|(.., seen)| seen.as_ref() == Some(winner)),
+        "every rotator sees the winner's record as soon as its own call returns",
+    );
+    let retired = KekRecord { state: KekState::Retired, retired_at: winner.created_at, ..first };
+    are_all_records(&store, &[retired, winner.clone()]).await;
+}
+
 async fn dropped_calls_do_no_harm<S: KekStore>(store: &S) {
     let acme = path(&["acme"]);
     for _ in 0..CREATORS {
@@ -213,6 +301,7 @@ async fn dropped_calls_do_no_harm<S: KekStore>(store: &S) {
         let waker = &mut std::task::Context::from_waker(std::task::Waker::noop());
         // Polled once, each call has begun whatever it does; then it is dropped wherever it stands.
         let _ = store.create(&own).as_mut().poll(waker);
+        let _ = store.rotate(kek_id(), &next(&own, 2)).as_mut().poll(waker);
         let _ = store.primary(&acme).as_mut().poll(waker);
         let _ = store.record(&acme, own.identity.id).as_mut().poll(waker);
         let _ = store.records(&acme).as_mut().poll(waker);
@@ -246,6 +335,18 @@ async fn is_the_only_record<S: KekStore>(store: &S, expected: &KekRecord) {
     check(record.encode() == expected.encode(), &format!("the record of {path} keeps its bytes"));
 }
 
+/// Every way of reading the account gives these, oldest first, the last of them the primary.
+async fn are_all_records<S: KekStore>(store: &S, expected: &[KekRecord]) {
+    let Some(last) = expected.last() else { return };
+    let path = &last.identity.path;
+    check(given(store.records(path).await, "records") == expected, "all versions are listed, oldest first");
+    check(given(store.primary(path).await, "primary").as_ref() == Some(last), "the primary is the newest version");
+    for record in expected {
+        let found = given(store.record(path, record.identity.id).await, "record");
+        check(found.as_ref() == Some(record), "every version is found by its KEK id");
+    }
+}
+
 fn given<T>(answer: Result<T, impl Debug>, method: &str) -> T {
     answer.unwrap_or_else(|error| panic!("KEK store conformance: `{method}` failed: {error:?}"))
 }
@@ -263,6 +364,18 @@ fn record(path: KeyPath) -> KekRecord {
         retired_at: 0,
         wraps: vec![WrappedSecret { wrapper: root("test:root"), ciphertext: vec![0x5a; 72] }],
     }
+}
+
+/// A later version of the same account's KEK.
+fn next(previous: &KekRecord, number: u32) -> KekRecord {
+    let mut next = record(previous.identity.path.clone());
+    next.identity.version = version(number);
+    next.created_at = previous.created_at + 60;
+    next
+}
+
+fn version(number: u32) -> KekVersion {
+    KekVersion::new(number).expect("not 0")
 }
 
 fn root(id: &str) -> Wrapper {
