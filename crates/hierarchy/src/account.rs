@@ -1,15 +1,19 @@
 //! A handle to one account: seal and open.
 
-use std::{fmt, sync::Arc};
+mod stream;
+
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use keystrata_primitives::{
-    Context, Kek, KeyPath,
+    Context, Kek, KekId, KekVersion, KeyPath,
     envelope::{self, Header},
 };
 
+pub use self::stream::Expiring;
 use crate::{
-    engine::{AccountState, Owner},
-    error::{OpenError, SealError},
+    cache::AccountState,
+    engine::Owner,
+    error::{KeyError, OpenError, SealError},
 };
 
 /// How often a KEK that was loaded and then overwritten before it could be used is loaded again into the cache. After
@@ -28,7 +32,7 @@ pub struct Account {
 
 impl Account {
     pub(crate) fn new(engine: Arc<Owner>, path: KeyPath) -> Self {
-        let state = engine.account(path);
+        let state = engine.account(&path);
         Self { engine, state }
     }
 
@@ -57,26 +61,28 @@ impl Account {
     /// here: a root key or a store that never answers keeps its callers waiting, though not those who come 30 seconds
     /// later.
     pub async fn seal(&self, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, SealError> {
-        let seal = |kek: &Kek<'_>| envelope::seal(kek, context, plaintext);
-        let now = self.engine.now();
-        if let Some(kek) = self.engine.primary_at_hand(&self.state, now)
-            && let Some(sealed) = kek.with_key(now, seal)
-        {
-            return Ok(sealed?);
+        if let Some(sealed) = self.try_seal(plaintext, context)? {
+            return Ok(sealed);
         }
         // Before a KEK is made or a call is paid for.
         context.encode()?;
         if envelope::sealed_len(plaintext.len()).is_none() {
             return Err(SealError::TooLong { len: plaintext.len() });
         }
-        for _ in 0..CACHED_TRIES {
-            let kek = self.engine.primary(&self.state).await?;
-            if let Some(sealed) = kek.with_key(self.engine.now(), seal) {
-                return Ok(sealed?);
-            }
-        }
-        let kek = self.engine.primary_once(&self.state).await?;
-        Ok(kek.with_key(seal)?)
+        self.with_primary(plaintext.len(), |kek| Ok(envelope::seal(kek, context, plaintext)?)).await?
+    }
+
+    /// [`seal`](Self::seal) if the KEK is in memory: on the calling thread, without waiting, and without a tokio runtime.
+    /// `None` if it is not; then `seal` gets it.
+    ///
+    /// A renewal of the KEK ahead of its deadline is begun only within a runtime, or with one given to the
+    /// [builder](crate::HierarchyBuilder::runtime).
+    ///
+    /// # Errors
+    /// As `seal`, as far as nothing has to be looked up.
+    pub fn try_seal(&self, plaintext: &[u8], context: &Context) -> Result<Option<Vec<u8>>, SealError> {
+        let seal = |kek: &Kek<'_>| envelope::seal(kek, context, plaintext);
+        Ok(self.engine.seal_at_hand(&self.state(), plaintext.len(), seal).transpose()?)
     }
 
     /// Opens `envelope` and returns its plaintext.
@@ -96,23 +102,78 @@ impl Account {
     /// # Cancellation
     /// Dropping the future is safe at any point. A KMS call under way goes on for whoever else waits.
     pub async fn open(&self, envelope: &[u8], context: &Context) -> Result<Vec<u8>, OpenError> {
+        if let Some(opened) = self.try_open(envelope, context)? {
+            return Ok(opened);
+        }
+        let id = Header::parse(envelope)?.kek_id();
+        context.encode()?;
+        self.with_kek(id, |kek| Ok(envelope::open(kek, context, envelope)?)).await?
+    }
+
+    /// [`open`](Self::open) if the KEK is in memory: on the calling thread, without waiting, and without a tokio runtime.
+    /// `None` if it is not; then `open` gets it.
+    ///
+    /// # Errors
+    /// As `open`, as far as nothing has to be looked up.
+    pub fn try_open(&self, envelope: &[u8], context: &Context) -> Result<Option<Vec<u8>>, OpenError> {
         let id = Header::parse(envelope)?.kek_id();
         let open = |kek: &Kek<'_>| envelope::open(kek, context, envelope);
-        let now = self.engine.now();
-        if let Some(kek) = self.engine.kek_at_hand(&self.state, id, now)
-            && let Some(opened) = kek.with_key(now, open)
-        {
-            return Ok(opened?);
-        }
-        context.encode()?;
+        Ok(self.engine.open_at_hand(&self.state(), id, open).transpose()?)
+    }
+
+    /// Makes a new KEK the account's primary: what is sealed from now on is sealed under it, and what was sealed before
+    /// still opens. Gives the new version.
+    ///
+    /// One KMS call. This process seals under it when this returns, others within half a minute. Callers at once share
+    /// one rotation.
+    ///
+    /// # Errors
+    /// [`KeyError::NoAccount`] if the account has no KEK yet; else as [`seal`](Self::seal).
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. The rotation goes on if it has begun.
+    pub async fn rotate(&self) -> Result<KekVersion, KeyError> {
+        self.engine.rotate(&self.state()).await
+    }
+
+    /// Runs `f` with the KEK that new objects are sealed under, which has to be got.
+    pub(crate) async fn with_primary<R>(&self, len: usize, mut f: impl FnMut(&Kek<'_>) -> R) -> Result<R, KeyError> {
+        let state = self.state();
         for _ in 0..CACHED_TRIES {
-            let kek = self.engine.kek(&self.state, id).await?;
-            if let Some(opened) = kek.with_key(self.engine.now(), open) {
-                return Ok(opened?);
+            let kek = self.engine.primary(&state).await?;
+            if let Some(sealed) = kek.with_key(self.engine.now(), &mut f) {
+                self.engine.note_miss(&kek);
+                self.engine.note_seal(&state, len);
+                return Ok(sealed);
             }
         }
-        let kek = self.engine.kek_once(&self.state, id).await?;
-        Ok(kek.with_key(open)?)
+        let kek = self.engine.primary_once(&state).await?;
+        self.engine.note_miss_once();
+        Ok(kek.with_key(f))
+    }
+
+    /// Runs `f` with the KEK of this id, which has to be got.
+    pub(crate) async fn with_kek<R>(&self, id: KekId, mut f: impl FnMut(&Kek<'_>) -> R) -> Result<R, KeyError> {
+        let state = self.state();
+        for _ in 0..CACHED_TRIES {
+            let kek = self.engine.kek(&state, id).await?;
+            if let Some(opened) = kek.with_key(self.engine.now(), &mut f) {
+                self.engine.note_miss(&kek);
+                return Ok(opened);
+            }
+        }
+        let kek = self.engine.kek_once(&state, id).await?;
+        self.engine.note_miss_once();
+        Ok(kek.with_key(f))
+    }
+
+    /// The account's state in this process: a handle that came along through a fork has its parent's.
+    pub(crate) fn state(&self) -> Cow<'_, Arc<AccountState>> {
+        if self.engine.is_home_of(&self.state) {
+            Cow::Borrowed(&self.state)
+        } else {
+            Cow::Owned(self.engine.account(&self.state.path))
+        }
     }
 }
 

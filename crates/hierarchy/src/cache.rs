@@ -1,58 +1,50 @@
 //! Decrypted KEKs: found by account and KEK id, refused at their deadline, overwritten by it.
 //!
-//! Three things are kept apart. The *slots* of `keystrata-memory` hold the key bytes. The *index* here finds them and
-//! knows when they are due. The *sweeper* is a thread of its own that overwrites what is due, whether or not anybody
+//! Three things are kept apart. The *slots* of `keystrata-memory` hold the key bytes. The *shards* of the index find them
+//! and know when they are due. The *sweeper* is a thread of its own that overwrites what is due, whether or not anybody
 //! calls, and does not depend on an async runtime that may be blocked or gone.
+//!
+//! A hit on an account's primary takes no lock: its handles share an [`AccountState`]. All else takes the lock of one
+//! shard, for well under a microsecond and whatever the number of KEKs: there are as many shards as keep each small.
 
-mod index;
+mod account;
+mod kek;
+mod shard;
 mod sweeper;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
+    time::Duration,
 };
 
-use keystrata_memory::{Arena, ArenaConfig, MemoryReport, Slot};
-use keystrata_primitives::{DerivedKek, Kek, KekId, KekIdentity, KeyPath};
+use keystrata_memory::{Arena, ArenaConfig, MemoryReport, process_epoch};
+use keystrata_primitives::{DerivedKek, KekId, KekIdentity, KeyPath};
 use secrecy::ExposeSecret;
 
-use self::index::Index;
+pub(crate) use self::{
+    account::AccountState,
+    kek::{CachedKek, Life},
+};
+use self::{
+    shard::{Held, Shard},
+    sweeper::Agenda,
+};
 use crate::{
     clock::{Alarm, Clock, Moment},
     error::KeyError,
+    policy::Policy,
+    signals::Signals,
 };
 
-/// One decrypted KEK, for as long as it may be used.
-pub(crate) struct CachedKek {
-    identity: KekIdentity,
-    slot: Slot,
-    deadline: Moment,
-}
-
-impl CachedKek {
-    pub(crate) fn id(&self) -> KekId {
-        self.identity.id
-    }
-
-    /// Runs `f` with the key unless its time is up at `now`, or it was overwritten.
-    pub(crate) fn with_key<R>(&self, now: Moment, f: impl FnOnce(&Kek<'_>) -> R) -> Option<R> {
-        if now.has_reached(self.deadline) {
-            return None;
-        }
-        self.slot.with_key(|key| f(&Kek::new(key, &self.identity)))
-    }
-
-    pub(crate) fn is_live(&self, now: Moment) -> bool {
-        !now.has_reached(self.deadline) && self.slot.is_live()
-    }
-}
-
-impl fmt::Debug for CachedKek {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CachedKek").field("id", &self.id()).field("deadline", &self.deadline).finish_non_exhaustive()
-    }
-}
+/// So many KEKs a shard, or there are this many shards. A table of this size grows in some twenty microseconds.
+const KEKS_PER_SHARD: usize = 1_024;
+const MOST_SHARDS: usize = 1_024;
 
 /// The KEKs of one process. Dropping it overwrites them all.
 pub(crate) struct KekCache {
@@ -60,66 +52,207 @@ pub(crate) struct KekCache {
     sweeper: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the cache and its sweeper both hold.
+/// What the cache, its sweeper and its accounts hold.
 struct Shared {
     clock: Arc<dyn Clock>,
     alarm: Arc<Alarm>,
     arena: Arc<Arena>,
-    index: Mutex<Index>,
+    signals: Arc<Signals>,
+    capacity: usize,
+    /// KEKs in the index, and those that are about to be.
+    len: AtomicUsize,
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    agenda: Agenda,
+    /// Goes up when everything is invalidated.
+    epoch: AtomicU64,
+    is_closed: AtomicBool,
+    process: u64,
+}
+
+/// How often an account and all of them were invalidated. What was asked for under another epoch is worth nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Epoch(u64, u64);
+
+/// Why a KEK was not put in.
+#[derive(Debug)]
+pub(crate) enum NotInstalled {
+    /// It was invalidated while it was on its way.
+    Outdated,
+    Failed(KeyError),
 }
 
 impl Shared {
-    fn index(&self) -> MutexGuard<'_, Index> {
+    fn shard_index(&self, path: &KeyPath) -> usize {
+        // The number of shards is a power of two.
+        (self.hasher.hash_one(path) >> 32) as usize & (self.shards.len() - 1)
+    }
+
+    fn shard(&self, path: &KeyPath) -> MutexGuard<'_, Shard> {
+        self.shard_at(self.shard_index(path))
+    }
+
+    fn shard_at(&self, index: usize) -> MutexGuard<'_, Shard> {
         // No code panics while it holds the lock.
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        (0..self.shards.len()).map(|index| self.shard_at(index))
+    }
+
+    fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// In a forked child the locks are its parent's, and may be held for ever.
+    fn is_of_this_process(&self) -> bool {
+        process_epoch() == self.process
+    }
+
+    /// Overwrites what is out of the index. With no lock held: it drops accounts.
+    fn overwrite(&self, held: impl IntoIterator<Item = Held>) -> usize {
+        let mut overwritten = 0;
+        for held in held {
+            held.kek.overwrite();
+            overwritten += 1;
+        }
+        self.len.fetch_sub(overwritten, Ordering::Relaxed);
+        self.signals.wiped.add(overwritten as u64);
+        overwritten
+    }
+
+    fn overwrite_expired(&self, due: &mut Vec<Held>) {
+        let expired = self.overwrite(due.drain(..));
+        self.signals.expiries.add(expired as u64);
+    }
+
+    /// Makes room for one KEK in the shard of this index or, where that one has none, in the next that has.
+    fn evict(&self, from: usize, spared: Option<&Arc<CachedKek>>) -> bool {
+        let count = self.shards.len();
+        let evicted = (0..count).find_map(|step| self.shard_at((from + step) & (count - 1)).evict(spared));
+        let was_evicted = evicted.is_some();
+        if self.overwrite(evicted) > 0 {
+            self.signals.evictions.add(1);
+        }
+        was_evicted
     }
 }
 
 impl KekCache {
-    pub(crate) fn new(clock: Arc<dyn Clock>, memory: ArenaConfig, capacity: usize) -> Self {
-        let index = Mutex::new(Index::new(capacity));
-        let shared = Shared { clock, alarm: Alarm::shared(), arena: Arena::new(memory), index };
+    pub(crate) fn new(clock: Arc<dyn Clock>, memory: ArenaConfig, capacity: usize, signals: Arc<Signals>) -> Self {
+        let shards = capacity.div_ceil(KEKS_PER_SHARD).clamp(1, MOST_SHARDS).next_power_of_two();
+        let agenda = Agenda::new(clock.now());
+        let shared = Shared {
+            clock,
+            alarm: Alarm::shared(),
+            arena: Arena::new(memory),
+            signals,
+            capacity,
+            len: AtomicUsize::new(0),
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            agenda,
+            epoch: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            process: process_epoch(),
+        };
         Self { shared: Arc::new(shared), sweeper: Mutex::default() }
     }
 
-    /// The KEK if it is here and its time is not up.
+    /// The account of this path; `policy` is asked for a new one.
+    pub(crate) fn account(&self, path: &KeyPath, policy: impl FnOnce() -> Policy) -> Arc<AccountState> {
+        if let Some(account) = self.shared.shard(path).account(path) {
+            return account;
+        }
+        // Somebody else's code, so not under the lock.
+        let new = AccountState::new(path.clone(), policy(), Arc::downgrade(&self.shared));
+        let mut shard = self.shared.shard(path);
+        let account = shard.account(path).unwrap_or_else(|| {
+            shard.add_account(&new);
+            Arc::clone(&new)
+        });
+        // Before `new`, which takes the lock if another was quicker.
+        drop(shard);
+        account
+    }
+
+    /// Whether this process made the account's state: a forked child has its own.
+    pub(crate) fn is_home_of(&self, account: &AccountState) -> bool {
+        account.is_at_home(&self.shared)
+    }
+
+    /// To be asked before the work on a KEK begins, and shown when it is put in.
+    pub(crate) fn epoch(&self, account: &AccountState) -> Epoch {
+        Epoch(self.shared.epoch.load(Ordering::SeqCst), account.epoch.load(Ordering::SeqCst))
+    }
+
+    /// The KEK if it is here and may be used.
     pub(crate) fn get(&self, path: &KeyPath, id: KekId, now: Moment) -> Option<Arc<CachedKek>> {
-        let found = self.shared.index().get(path, id)?;
-        found.is_live(now).then_some(found)
+        self.get_any(path, id).filter(|kek| kek.is_live(now))
+    }
+
+    /// The KEK if it is here, whether or not its time is up.
+    pub(crate) fn get_any(&self, path: &KeyPath, id: KekId) -> Option<Arc<CachedKek>> {
+        self.shared.shard(path).get(path, id)
     }
 
     /// Makes sure that a KEK could be put in now, before a call is paid for it. Where the memory's policy allows no more
-    /// slots, the KEK with the nearest deadline makes room.
-    pub(crate) fn make_room(&self) -> Result<(), KeyError> {
+    /// slots, another KEK makes room.
+    pub(crate) fn make_room(&self, path: &KeyPath) -> Result<(), KeyError> {
         self.start_sweeper()?;
         let Err(error) = self.shared.arena.ensure_free() else { return Ok(()) };
-        match self.shared.index().take_nearest() {
-            Some(nearest) => {
-                nearest.slot.wipe();
-                Ok(())
-            }
-            None => Err(KeyError::Memory(error)),
-        }
+        if self.shared.evict(self.shared.shard_index(path), None) { Ok(()) } else { Err(KeyError::Memory(error)) }
     }
 
-    /// Puts a KEK in, to be used until `deadline`. Whichever KEK has the nearest deadline makes room if it must.
+    /// Puts a KEK in that was asked for under `epoch`. Another makes room if it must.
     pub(crate) fn install(
         &self,
+        account: &Arc<AccountState>,
         identity: KekIdentity,
         derived: &DerivedKek,
-        deadline: Moment,
-    ) -> Result<Arc<CachedKek>, KeyError> {
-        self.start_sweeper()?;
+        life: &Life,
+        epoch: Epoch,
+    ) -> Result<Arc<CachedKek>, NotInstalled> {
+        let shared = &*self.shared;
+        self.start_sweeper().map_err(NotInstalled::Failed)?;
         let was_degraded = self.memory().is_degraded();
-        let slot = self.shared.arena.store(derived.expose_secret()).map_err(KeyError::Memory)?;
-        let kek = Arc::new(CachedKek { identity, slot, deadline });
-        let now = self.shared.clock.now();
-        let inserted = self.shared.index().insert(Arc::clone(&kek), now);
-        for displaced in inserted.displaced {
-            displaced.slot.wipe();
-        }
-        if inserted.is_due_before_sweeper_wakes {
-            self.shared.alarm.ring();
+        let slot =
+            shared.arena.store(derived.expose_secret()).map_err(KeyError::Memory).map_err(NotInstalled::Failed)?;
+        let kek = Arc::new(CachedKek::new(identity, slot, life));
+        let index = shared.shard_index(&account.path);
+        shared.len.fetch_add(1, Ordering::Relaxed);
+        let inserted = {
+            let mut shard = shared.shard_at(index);
+            // Under the lock that an invalidation takes too: either it finds the KEK here, or its epoch is seen.
+            if shard.is_closed {
+                Err(NotInstalled::Failed(KeyError::Closed))
+            } else if self.epoch(account) != epoch {
+                Err(NotInstalled::Outdated)
+            } else {
+                Ok(shard.insert(&kek, account, shared.agenda.offset()))
+            }
+        };
+        let (due, replaced) = match inserted {
+            Ok(inserted) => inserted,
+            Err(refused) => {
+                kek.overwrite();
+                shared.len.fetch_sub(1, Ordering::Relaxed);
+                return Err(refused);
+            }
+        };
+        shared.overwrite(replaced);
+        while shared.len() > shared.capacity && shared.evict(index, Some(&kek)) {}
+        if shared.agenda.note(due) || shared.agenda.has_jumped(shared.clock.now()) {
+            shared.alarm.ring();
         }
         // Last: whatever a subscriber does, the key is in the index and will be overwritten.
         let report = self.memory();
@@ -134,28 +267,85 @@ impl KekCache {
         Ok(kek)
     }
 
+    /// From now on `kek` is the account's primary, unless the account was invalidated since `epoch`.
+    pub(crate) fn set_primary(
+        &self,
+        account: &AccountState,
+        kek: &Arc<CachedKek>,
+        (renew_from, valid_until): (Moment, Moment),
+        epoch: Epoch,
+    ) {
+        let shard = self.shared.shard(&account.path);
+        if self.epoch(account) != epoch || shard.is_closed {
+            return;
+        }
+        // It may have been renewed, evicted or overwritten since it was loaded. An account does not hold on to those.
+        match shard.get(&account.path, kek.id()) {
+            Some(newest) => account.set_primary(&newest, renew_from, valid_until),
+            None => account.note_version(kek.identity().version),
+        }
+    }
+
     /// Overwrites one KEK now.
     pub(crate) fn discard(&self, kek: &Arc<CachedKek>) {
-        self.shared.index().remove(kek);
-        kek.slot.wipe();
+        let removed = self.shared.shard(&kek.identity().path).remove(kek);
+        self.shared.overwrite(removed);
+        kek.overwrite();
+    }
+
+    /// Overwrites all KEKs of an account, and whatever a load that is under way for it brings.
+    pub(crate) fn invalidate(&self, path: &KeyPath) -> usize {
+        let (account, taken) = self.shared.shard(path).take_account(path);
+        drop(account);
+        self.shared.overwrite(taken)
+    }
+
+    /// Overwrites all KEKs, and whatever loads that are under way bring.
+    pub(crate) fn invalidate_all(&self) -> usize {
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.overwrite_all(false)
     }
 
     /// Overwrites all KEKs, and from now on whatever is put in.
     pub(crate) fn close(&self) {
-        let all = self.shared.index().close();
-        for kek in all {
-            kek.slot.wipe();
-        }
+        self.shared.is_closed.store(true, Ordering::SeqCst);
+        self.overwrite_all(true);
         self.shared.alarm.ring();
+    }
+
+    fn overwrite_all(&self, close: bool) -> usize {
+        let indices = 0..self.shared.shard_count();
+        let overwrite = |index| {
+            let taken = {
+                let mut shard = self.shared.shard_at(index);
+                shard.is_closed |= close;
+                shard.take_all()
+            };
+            self.shared.overwrite(taken)
+        };
+        indices.map(overwrite).sum()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.is_closed()
     }
 
     /// How many KEKs are held, those that are due in this instant included.
     pub(crate) fn len(&self) -> usize {
-        self.shared.index().len()
+        self.shared.len()
     }
 
     pub(crate) fn memory(&self) -> MemoryReport {
         self.shared.arena.report()
+    }
+
+    /// The greatest time since the root key was asked for a KEK that is here, and how many are used beyond their deadline.
+    /// Looks at every KEK.
+    pub(crate) fn ages(&self, now: Moment) -> (Option<Duration>, usize) {
+        self.shared.shards().fold((None, 0), |(oldest, stale), shard| {
+            let here = shard.keks().map(|kek| kek.age(now)).max();
+            (oldest.max(here), stale + shard.keks().filter(|kek| kek.is_stale(now)).count())
+        })
     }
 
     /// The thread starts with the first key: an engine that only builds handles costs none.
@@ -194,113 +384,4 @@ impl fmt::Debug for KekCache {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use keystrata_primitives::{KekVersion, SecretKey, Suite};
-
-    use super::*;
-    use crate::{clock::SystemClock, test_util::ManualClock};
-
-    fn identity(n: u8) -> KekIdentity {
-        let (id, path) = (KekId::from_bytes([n; 16]), KeyPath::account("acme").unwrap());
-        KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path }
-    }
-
-    fn install(cache: &KekCache, n: u8, life: Duration) -> Arc<CachedKek> {
-        let derived = identity(n).derive(&SecretKey::from_slice(&[n; 32]).unwrap());
-        cache.install(identity(n), &derived, cache.shared.clock.now().after(life)).unwrap()
-    }
-
-    /// Waits for what another thread is about to do, and fails if it does not.
-    fn eventually(is_so: impl Fn() -> bool) {
-        let patience = std::time::Instant::now() + Duration::from_secs(20);
-        while !is_so() {
-            assert!(std::time::Instant::now() < patience, "it did not happen");
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn debug_shows_no_byte_of_a_key() {
-        let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
-        let secret = SecretKey::from_slice(&[7; 32]).unwrap();
-        let derived = identity(7).derive(&secret);
-        let kek = install(&cache, 7, Duration::from_secs(1));
-        let shown = format!("{cache:?} {kek:?} {:?} {derived:?} {secret:?}", kek.slot).to_lowercase();
-        let key = derived.expose_secret();
-        for [a, b, c] in key.array_windows() {
-            assert!(!shown.contains(&format!("{a}, {b}, {c}")), "{shown}");
-            assert!(!shown.contains(&format!("{a:02x}{b:02x}{c:02x}")), "{shown}");
-        }
-    }
-
-    #[test]
-    fn a_discarded_kek_is_overwritten_and_another_of_its_name_is_not() {
-        let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
-        let first = install(&cache, 1, Duration::from_secs(1));
-        let second = install(&cache, 1, Duration::from_secs(2));
-        assert!(!first.slot.is_live(), "the second took its place");
-        cache.discard(&first);
-        assert!(second.slot.is_live() && cache.len() == 1);
-        cache.discard(&second);
-        assert!(!second.slot.is_live() && cache.len() == 0);
-    }
-
-    #[test]
-    fn what_is_put_into_a_closed_cache_is_overwritten() {
-        let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 10);
-        let before = install(&cache, 1, Duration::from_secs(1));
-        cache.close();
-        let after = install(&cache, 2, Duration::from_secs(1));
-        assert!(!before.slot.is_live() && !after.slot.is_live());
-        assert_eq!(cache.memory().slots_used, 0);
-    }
-
-    #[test]
-    fn the_system_clocks_sweeper_wakes_for_what_came_while_it_slept() {
-        let cache = KekCache::new(Arc::new(SystemClock), ArenaConfig::default(), 10);
-        for n in 0..3 {
-            // Between rounds it sleeps without an end.
-            let kek = install(&cache, n, Duration::from_millis(5));
-            eventually(|| !kek.slot.is_live());
-        }
-    }
-
-    /// A clock whose sweeper's first look panics.
-    #[derive(Debug)]
-    struct Panicking(ManualClock, std::sync::atomic::AtomicBool);
-
-    impl Clock for Panicking {
-        fn now(&self) -> Moment {
-            let is_sweeper = std::thread::current().name() == Some("keystrata-sweep");
-            let panics = is_sweeper && self.1.swap(false, std::sync::atomic::Ordering::SeqCst);
-            assert!(!panics, "as the test wants it to");
-            self.0.now()
-        }
-
-        fn expect_sleeper(&self, alarm: &Arc<Alarm>) {
-            self.0.expect_sleeper(alarm);
-        }
-
-        fn forget_sleeper(&self, alarm: &Arc<Alarm>) {
-            self.0.forget_sleeper(alarm);
-        }
-
-        fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
-            self.0.wait(alarm, until);
-        }
-    }
-
-    #[test]
-    fn a_sweeper_that_died_is_replaced_before_the_next_key_is_taken() {
-        let clock = ManualClock::new();
-        let panicking = Panicking(clock.clone(), true.into());
-        let cache = KekCache::new(Arc::new(panicking), ArenaConfig::default(), 10);
-        install(&cache, 1, Duration::from_secs(1));
-        eventually(|| cache.sweeper.lock().unwrap().as_ref().is_some_and(JoinHandle::is_finished));
-        install(&cache, 2, Duration::from_secs(1));
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(cache.memory().slots_used, 0);
-    }
-}
+mod tests;

@@ -1,11 +1,11 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use keystrata_memory::MemoryError;
 use keystrata_primitives::{
-    ContextError, KekId, KekState, KeyPath, RandomnessError, RootKeyId, Suite,
-    envelope::{self, EnvelopeError},
+    ContextError, KekId, KekState, KekVersion, KeyPath, RandomnessError, RootKeyId, Suite,
+    envelope::{self, EnvelopeError, StreamError},
 };
 
 use crate::{
@@ -80,6 +80,35 @@ pub enum KeyError {
         /// How many KEKs it has.
         keks: usize,
     },
+    /// The account has no KEK at all, so there is none to replace. Its first seal makes one.
+    #[error("account {path} has no KEK yet: its first seal makes one")]
+    NoAccount {
+        /// The account asked for.
+        path: KeyPath,
+    },
+    /// The account had 2³² − 1 KEKs.
+    #[error("account {path} has used up the numbers of its KEK versions")]
+    VersionsUsedUp {
+        /// The account asked for.
+        path: KeyPath,
+    },
+    /// The store shows an older primary than this process has seen. It may have been restored from a backup, or a replica
+    /// answers that lags behind.
+    #[error(
+        "the store shows version {found} as the primary KEK of account {path}, and version {seen} was seen before: \
+         something rolled the KEK store back, or it answers from a replica that lags behind"
+    )]
+    RolledBack {
+        /// Whose KEK.
+        path: KeyPath,
+        /// What the store shows.
+        found: KekVersion,
+        /// The newest that this process has seen.
+        seen: KekVersion,
+    },
+    /// The hierarchy was closed.
+    #[error("the hierarchy was closed: build a new one")]
+    Closed,
     /// The KEK's state does not allow the operation.
     #[error("KEK {kek_id} of account {path} is {state} and cannot be used for this")]
     WrongState {
@@ -133,13 +162,18 @@ impl KeyError {
         )
     }
 
+    /// Whether it says nothing about the key itself: the KMS or the store could not be asked.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::Throttled(_) | Self::RootUnavailable(_) | Self::Overloaded(_) | Self::StoreUnavailable(_))
+    }
+
     /// A record's fault found by the engine.
     pub(crate) fn corrupt(
         path: &KeyPath,
         kek_id: KekId,
         cause: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self::Corrupt { path: path.clone(), kek_id: Some(kek_id), source: std::sync::Arc::new(cause) }
+        Self::Corrupt { path: path.clone(), kek_id: Some(kek_id), source: Arc::new(cause) }
     }
 
     /// Sorts a root key's answer about one KEK.
@@ -228,6 +262,9 @@ pub enum OpenError {
         /// The KEK's suite.
         kek: Suite,
     },
+    /// A stream of the envelope failed: its reader, say.
+    #[error(transparent)]
+    Stream(Arc<StreamError>),
     /// Wrong account, wrong context or altered bytes: deliberately one outcome.
     #[error("envelope rejected: wrong account, wrong context or altered bytes")]
     Rejected,
@@ -245,8 +282,18 @@ impl From<envelope::OpenError> for OpenError {
     }
 }
 
+/// A stream was used beyond its time: begin it again, which asks for its account's KEK again, or allow it more with
+/// [`PolicyBuilder::stream_ttl`](crate::PolicyBuilder::stream_ttl). It is inside the [`io::Error`](std::io::Error)s of an
+/// [`Expiring`](crate::Expiring) stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a stream may be used for {ttl:?} and that time is up: begin it again, or allow it more")]
+pub struct StreamExpired {
+    /// The time to live in force.
+    pub ttl: Duration,
+}
+
 /// Why [`HierarchyBuilder::build`](crate::HierarchyBuilder::build) made no engine.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// No root key was given.
@@ -262,6 +309,36 @@ pub enum BuildError {
         ttl: Duration,
         /// The cap.
         cap: Duration,
+    },
+    /// A TTL of streams above the cap.
+    #[error("a stream time to live of {ttl:?} is over the cap of {cap:?}: a revoked key would go on working that long")]
+    StreamTtlTooLong {
+        /// What was asked for.
+        ttl: Duration,
+        /// The cap.
+        cap: Duration,
+    },
+    /// A jitter that is not a part of the TTL.
+    #[error("a TTL jitter of {part} is out of range: give a part of the TTL from 0 to {most}")]
+    JitterOutOfRange {
+        /// What was asked for.
+        part: f64,
+        /// The most there may be.
+        most: f64,
+    },
+    /// A time to use stale keys above the cap.
+    #[error("using stale keys for {time:?} is over the cap of {cap:?}: a revoked key would go on working that long")]
+    StaleTooLong {
+        /// What was asked for.
+        time: Duration,
+        /// The cap.
+        cap: Duration,
+    },
+    /// An age at which KEKs would be replaced all the time.
+    #[error("a KEK age of {age:?} is too short: at least 1 minute, usually months")]
+    AgeTooShort {
+        /// What was asked for.
+        age: Duration,
     },
     /// A cache without room for one KEK.
     #[error("a cache needs room for at least one KEK; to cache nothing, set `kek_ttl` to zero")]

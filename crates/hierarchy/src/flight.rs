@@ -3,6 +3,8 @@
 //! The work runs in a task of its own, so a caller who is dropped takes nobody down, and the answer is kept for the
 //! others. A task that panics, or whose runtime is shut down, answers "interrupted" and leaves the way clear.
 //!
+//! A load knows how much it is [wanted](Demand): by callers who wait, or by nobody but the engine itself.
+//!
 //! Two limits keep a load that makes no progress from holding everybody. Callers join loads of their own runtime only: a
 //! runtime that nobody drives any more would never answer. And nobody joins a load that began too long ago.
 
@@ -20,9 +22,27 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{clock::Moment, error::KeyError};
+use crate::{
+    clock::Moment,
+    error::KeyError,
+    root::{Demand, Waiter},
+};
 
-type Answer<T> = Result<T, KeyError>;
+/// Why a load brought nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum LoadError {
+    Key(KeyError),
+    /// What it brought was invalidated meanwhile, or nobody wanted it any more. Whoever wants it starts another.
+    Outdated,
+}
+
+impl From<KeyError> for LoadError {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+pub(crate) type Answer<T> = Result<T, LoadError>;
 type Waiting<T> = watch::Receiver<Option<Answer<T>>>;
 
 /// The loads under way, by what they load and where.
@@ -35,6 +55,16 @@ struct Flight<T> {
     /// From then on callers start another.
     closes: Moment,
     began: Moment,
+    demand: Demand,
+}
+
+/// For whom a load is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum For<'a> {
+    /// A caller, as long as he waits.
+    Caller,
+    /// Another load, as long as that one is wanted.
+    Load(&'a Demand),
 }
 
 impl<K, T> Flights<K, T>
@@ -46,7 +76,8 @@ where
         Arc::new(Self { under_way: Mutex::default() })
     }
 
-    /// Waits for the load of `key` that is under way on `runtime`, or starts `load` there and waits for that.
+    /// Waits for the load of `key` that is under way on `runtime`, or starts `load` there and waits for that. `true` with
+    /// the answer of one that was under way.
     ///
     /// A caller who joined a load that ended without an answer starts one of its own, once. A load that is started can
     /// be joined for `patience`.
@@ -58,33 +89,41 @@ where
         runtime: &Handle,
         (now, patience): (Moment, Duration),
         key: K,
-        load: impl FnOnce() -> F,
-    ) -> Answer<T>
+        whom: For<'_>,
+        load: impl FnOnce(Demand) -> F,
+    ) -> (bool, Answer<T>)
     where
         F: Future<Output = Answer<T>> + Send + 'static,
     {
         let key = (key, runtime.id());
-        let joined = self.under_way().get(&key).filter(|flight| !now.has_reached(flight.closes)).map(Flight::wait);
+        let joined = self.under_way().get(&key).filter(|flight| !now.has_reached(flight.closes)).map(Joined::to);
         if let Some(joined) = joined
-            && let Some(answer) = answer_of(joined).await
+            && let Some(answer) = joined.answer(whom).await
         {
-            return answer;
+            return (true, answer);
         }
-        let started = self.start(runtime, (now, patience), key, load());
-        answer_of(started).await.unwrap_or(Err(KeyError::Interrupted))
+        let demand = match whom {
+            For::Caller => Demand::of_waiters(),
+            For::Load(demand) => demand.clone(),
+        };
+        let _waiter = matches!(whom, For::Caller).then(|| demand.wait());
+        let (was_under_way, started) = self.start(runtime, (now, patience), key, demand, load);
+        let answer = if was_under_way { started.answer(whom).await } else { answer_of(started.waiting).await };
+        (was_under_way, answer.unwrap_or(Err(LoadError::Key(KeyError::Interrupted))))
     }
 
-    /// Starts `load` unless one of the same is under way, and waits for nothing.
+    /// Starts `load` unless one of the same is under way, and waits for nothing. `false` if one was.
     pub(crate) fn begin<F>(
         self: &Arc<Self>,
         runtime: &Handle,
         (now, patience): (Moment, Duration),
         key: K,
-        load: impl FnOnce() -> F,
-    ) where
+        load: impl FnOnce(Demand) -> F,
+    ) -> bool
+    where
         F: Future<Output = Answer<T>> + Send + 'static,
     {
-        self.start(runtime, (now, patience), (key, runtime.id()), load());
+        !self.start(runtime, (now, patience), (key, runtime.id()), Demand::background(), load).0
     }
 
     /// When the load of `key` began that is under way on `runtime`.
@@ -92,31 +131,38 @@ where
         self.under_way().get(&(key, runtime.id())).map(|flight| flight.began)
     }
 
-    fn start(
+    fn start<F>(
         self: &Arc<Self>,
         runtime: &Handle,
         (now, patience): (Moment, Duration),
         key: (K, runtime::Id),
-        load: impl Future<Output = Answer<T>> + Send + 'static,
-    ) -> Waiting<T> {
+        demand: Demand,
+        load: impl FnOnce(Demand) -> F,
+    ) -> (bool, Joined<T>)
+    where
+        F: Future<Output = Answer<T>> + Send + 'static,
+    {
         let (answer, waiting) = watch::channel(None);
-        {
+        let started = {
             let mut under_way = self.under_way();
             match under_way.entry(key.clone()) {
-                Entry::Occupied(earlier) if !now.has_reached(earlier.get().closes) => return earlier.get().wait(),
+                Entry::Occupied(earlier) if !now.has_reached(earlier.get().closes) => {
+                    return (true, Joined::to(earlier.get()));
+                }
                 entry => {
-                    let flight = Flight { waiting: waiting.clone(), closes: now.after(patience), began: now };
-                    entry.insert_entry(flight);
+                    let flight = Flight { waiting, closes: now.after(patience), began: now, demand: demand.clone() };
+                    Joined::to(entry.insert_entry(flight).get())
                 }
             }
-        }
+        };
         // Made here, not in the task: a runtime that drops the task before its first step still clears the way.
         let landing = Landing { flights: Arc::clone(self), key, answer };
+        let load = load(demand);
         runtime.spawn(async move {
             let answer = load.await;
             landing.land(answer);
         });
-        waiting
+        (false, started)
     }
 }
 
@@ -127,10 +173,36 @@ impl<K, T> Flights<K, T> {
     }
 }
 
-impl<T> Flight<T> {
-    fn wait(&self) -> Waiting<T> {
-        self.waiting.clone()
+/// A load to wait for.
+struct Joined<T> {
+    waiting: Waiting<T>,
+    demand: Demand,
+}
+
+impl<T: Clone> Joined<T> {
+    fn to(flight: &Flight<T>) -> Self {
+        Self { waiting: flight.waiting.clone(), demand: flight.demand.clone() }
     }
+
+    /// Waits for the answer, and lets the load know for whom.
+    async fn answer(self, whom: For<'_>) -> Option<Answer<T>> {
+        let answer = answer_of(self.waiting);
+        let behind = match whom {
+            For::Caller => return waited(&self.demand.wait(), answer).await,
+            For::Load(behind) => behind,
+        };
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            // From now on somebody waits for this one too.
+            () = behind.lifted() => waited(&self.demand.wait(), answer).await,
+        }
+    }
+}
+
+/// The answer, which the waiter waits for until it is there.
+async fn waited<T>(_: &Waiter, answer: impl Future<Output = T>) -> T {
+    answer.await
 }
 
 /// The answer, or `None` from a load that ended without one.

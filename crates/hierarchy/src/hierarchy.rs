@@ -8,9 +8,11 @@ use keystrata_primitives::{KeyPath, PathError, Suite};
 use crate::{
     account::Account,
     clock::{Clock, SystemClock},
-    engine::{Config, Engine, Owner},
-    error::BuildError,
+    engine::{Config, Engine, Owner, health::Health, upkeep::Warmed},
+    error::{BuildError, KeyError},
+    policy::{Policy, PolicyBuilder},
     root::RootKey,
+    signals::Stats,
     store::KekStore,
 };
 
@@ -29,9 +31,6 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// The longest TTL that [`HierarchyBuilder::kek_ttl`] takes: 24 hours.
-    pub const MAX_KEK_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-
     /// Begins a hierarchy; it needs at least a root key and a store.
     pub fn builder() -> HierarchyBuilder {
         HierarchyBuilder::default()
@@ -50,6 +49,69 @@ impl Hierarchy {
         PathError: From<P::Error>,
     {
         Ok(Account::new(Arc::clone(&self.engine), path.try_into()?))
+    }
+
+    /// Loads the KEKs of these accounts, so that their first requests do not wait: after a start, say.
+    ///
+    /// A few at a time, and behind whatever somebody waits for where a budget tells them apart. An account that has no KEK
+    /// gets none by this. One call for each KEK that is not in memory.
+    ///
+    /// # Errors
+    /// [`KeyError`] if nothing could be begun. What became of each account is in [`Warmed`].
+    ///
+    /// # Cancellation
+    /// Dropping the future begins no further load; those under way go on.
+    pub async fn warm(&self, accounts: impl IntoIterator<Item = KeyPath>) -> Result<Warmed, KeyError> {
+        self.engine.warm(accounts).await
+    }
+
+    /// Overwrites the account's decrypted KEKs in this process now, and forgets what was refused to it. Gives the number
+    /// of KEKs.
+    ///
+    /// A load that is under way brings nothing back: what it gets is overwritten, and those who wait for it start another.
+    /// So whoever seals or opens after this returned asks the KMS anew. An operation that has copied its KEK already ends
+    /// with it.
+    ///
+    /// # Errors
+    /// [`PathError`] if the name is empty or over 128 bytes.
+    pub fn invalidate<P>(&self, path: P) -> Result<usize, PathError>
+    where
+        P: TryInto<KeyPath>,
+        PathError: From<P::Error>,
+    {
+        Ok(self.engine.invalidate(&path.try_into()?))
+    }
+
+    /// [`invalidate`](Self::invalidate) for all accounts.
+    pub fn invalidate_all(&self) -> usize {
+        self.engine.invalidate_all()
+    }
+
+    /// Ends the hierarchy: overwrites all KEKs, and refuses every operation from now on with
+    /// [`KeyError::Closed`]. Operations that have copied their KEK already end with it; what a load under way brings is
+    /// overwritten. Streams go on until their own end.
+    ///
+    /// Dropping the last handle does the same.
+    pub fn close(&self) {
+        self.engine.cache().close();
+    }
+
+    /// Whether keys can be had, and how those in memory are kept. Makes one call to the root key, the first time two: it
+    /// unwraps a test key in the context of the account `keystrata-health`, which a policy that restricts accounts must
+    /// allow. No KEK's life is renewed by this.
+    ///
+    /// Use it for readiness and alarms, not for liveness: while the KMS is down a service goes on with what is in memory,
+    /// and restarting it loses that.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. There is no time limit here.
+    pub async fn health(&self) -> Health {
+        self.engine.health().await
+    }
+
+    /// What happened since the hierarchy was built.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
     }
 
     /// How many decrypted KEKs are in memory in this process.
@@ -76,20 +138,22 @@ pub struct HierarchyBuilder {
     root: Option<Arc<dyn RootKey>>,
     store: Option<Arc<dyn KekStore>>,
     clock: Arc<dyn Clock>,
+    policy: PolicyBuilder,
     config: Config,
 }
 
 impl Default for HierarchyBuilder {
     fn default() -> Self {
-        let memory = ArenaConfig::default();
         let config = Config {
-            kek_ttl: Duration::from_secs(5 * 60),
+            policy: Policy::default(),
+            choose_policy: None,
             capacity: 100_000,
             suite: Suite::default(),
-            memory,
+            memory: ArenaConfig::default(),
             runtime: None,
+            jitter_seed: None,
         };
-        Self { root: None, store: None, clock: Arc::new(SystemClock), config }
+        Self { root: None, store: None, clock: Arc::new(SystemClock), policy: Policy::builder(), config }
     }
 }
 
@@ -110,18 +174,32 @@ impl HierarchyBuilder {
 
     /// How long a decrypted KEK may be used, counted from the moment the KMS was asked. Default: 5 minutes.
     ///
-    /// This is also how long a root key that was revoked goes on working here, and what the number of KMS calls follows:
-    /// one per account and process in each such span with traffic. Zero caches nothing: every seal and open asks the KMS.
-    /// At most [`Hierarchy::MAX_KEK_TTL`].
+    /// The most important of the default [policy](Self::policy)'s settings: see [`PolicyBuilder::kek_ttl`].
     pub fn kek_ttl(mut self, ttl: Duration) -> Self {
-        self.config.kek_ttl = ttl;
+        self.policy = self.policy.kek_ttl(ttl);
+        self
+    }
+
+    /// How the KEKs of all accounts are kept that have no [policy of their own](Self::policy_by_account). Replaces an
+    /// earlier [`kek_ttl`](Self::kek_ttl).
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy.to_builder();
+        self
+    }
+
+    /// Which accounts have a policy of their own; `None` stands for the default.
+    ///
+    /// Asked whenever an account comes into use in this process, which can be often, so look it up in memory. The answer
+    /// holds as long as the account is in use.
+    pub fn policy_by_account(mut self, choose: impl Fn(&KeyPath) -> Option<Policy> + Send + Sync + 'static) -> Self {
+        self.config.choose_policy = Some(Arc::new(choose));
         self
     }
 
     /// How many decrypted KEKs are held at most. Default: 100,000, at least 1.
     ///
-    /// When there is no room, the one with the nearest deadline is overwritten. Each takes some 40 bytes of locked memory
-    /// and a few hundred of ordinary memory. With room for far fewer KEKs than there are accounts with traffic at once,
+    /// When there is no room, one of those with the nearest deadlines is overwritten, rather one that was not used for
+    /// long. Each takes some 40 bytes of locked memory and a few hundred of ordinary memory. With room for far fewer KEKs than there are accounts with traffic at once,
     /// KEKs are overwritten before all who waited for them have used them, and each of those makes a call of its own.
     pub fn capacity(mut self, keks: usize) -> Self {
         self.config.capacity = keks;
@@ -159,17 +237,21 @@ impl HierarchyBuilder {
         self
     }
 
+    /// Where the numbers come from that shorten lives by chance, so that a run can be repeated. Default: a random seed.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn jitter_seed(mut self, seed: u64) -> Self {
+        self.config.jitter_seed = Some(seed);
+        self
+    }
+
     /// Makes the hierarchy. No I/O happens.
     ///
     /// # Errors
-    /// [`BuildError`] if the root key or the store is missing, the TTL is over the cap, or the capacity is zero.
-    pub fn build(self) -> Result<Hierarchy, BuildError> {
+    /// [`BuildError`] if the root key or the store is missing, the capacity is zero, or the policy is out of bounds.
+    pub fn build(mut self) -> Result<Hierarchy, BuildError> {
         let root = self.root.ok_or(BuildError::NoRootKey)?;
         let store = self.store.ok_or(BuildError::NoStore)?;
-        let (ttl, cap) = (self.config.kek_ttl, Hierarchy::MAX_KEK_TTL);
-        if ttl > cap {
-            return Err(BuildError::TtlTooLong { ttl, cap });
-        }
+        self.config.policy = self.policy.build()?;
         if self.config.capacity == 0 {
             return Err(BuildError::NoCapacity);
         }

@@ -49,7 +49,10 @@ mod enveloped;
 mod error;
 mod flight;
 mod hierarchy;
+mod policy;
+mod refusals;
 mod root;
+mod signals;
 mod store;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
@@ -57,15 +60,18 @@ pub mod test_util;
 pub use keystrata_memory::{MemoryError, MemoryReport, OnUnprotected};
 pub use keystrata_primitives::{
     Context, ContextError, KekId, KekRecord, KekState, KekVersion, KeyPath, PathError, RootKeyId, SecretKey, Suite,
-    envelope::EnvelopeError,
+    envelope::{AsyncOpener, AsyncSealer, EnvelopeError, Opener, Sealer, StreamError},
 };
 
 pub use self::{
-    account::Account,
+    account::{Account, Expiring},
     clock::{Clock, SystemClock},
+    engine::{health::Health, upkeep::Warmed},
     enveloped::{Enveloped, EnvelopedError},
-    error::{BuildError, KeyError, OpenError, SealError},
+    error::{BuildError, KeyError, OpenError, SealError, StreamExpired},
     hierarchy::{Hierarchy, HierarchyBuilder},
+    policy::{Policy, PolicyBuilder},
     root::{Cause, Demand, GeneratedKey, RootContext, RootKey, RootKeyError, Urgency},
+    signals::Stats,
     store::{Creation, KekStore, MemoryKekStore, Rotation, StoreError},
 };

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use keystrata_primitives::{KekIdentity, KeyPath, RandomnessError, RootKeyId, SecretKey, wire};
 
+pub(crate) use self::demand::Waiter;
 pub use self::demand::{Demand, Urgency};
 
 /// What a lower layer said, kept for the error's chain. Shared, because one failed load answers many callers.

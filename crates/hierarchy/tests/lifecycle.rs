@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Fixture, row};
 use keystrata_hierarchy::{
     BuildError, Context, ContextError, EnvelopeError, Hierarchy, KekStore, KeyError, KeyPath, MemoryKekStore,
-    OnUnprotected, OpenError, PathError, RootKeyError, SealError, Suite, test_util::ScriptedRootKey,
+    OnUnprotected, OpenError, PathError, Policy, RootKeyError, SealError, Suite, test_util::ScriptedRootKey,
 };
 
 #[tokio::test]
@@ -184,6 +184,7 @@ async fn a_refusal_of_the_kms_reaches_the_caller_by_its_class() {
     fixture.root.fail_next(RootKeyError::unavailable("no route"));
     let denied = acme.seal(b"x", &row(1)).await.unwrap_err();
     assert!(matches!(&denied, SealError::Key(error @ KeyError::Denied(_)) if !error.is_retryable()), "{denied}");
+    fixture.clock.advance(std::time::Duration::from_secs(30)); // a denial is remembered
     let throttled = acme.seal(b"x", &row(1)).await.unwrap_err();
     assert!(matches!(&throttled, SealError::Key(error @ KeyError::Throttled(_)) if error.is_retryable()));
     let unavailable = acme.seal(b"x", &row(1)).await.unwrap_err();
@@ -199,7 +200,7 @@ fn a_hierarchy_is_not_built_from_settings_that_make_no_sense() {
     assert_eq!(only_store.build().unwrap_err(), BuildError::NoRootKey);
     let only_root = Hierarchy::builder().root_key(Arc::clone(&fixture.root));
     assert_eq!(only_root.build().unwrap_err(), BuildError::NoStore);
-    let day = Hierarchy::MAX_KEK_TTL;
+    let day = Policy::MAX_KEK_TTL;
     assert!(fixture.builder().kek_ttl(day).build().is_ok());
     let over = fixture.builder().kek_ttl(day + std::time::Duration::from_nanos(1)).build();
     assert!(matches!(over.unwrap_err(), BuildError::TtlTooLong { .. }));

@@ -1,25 +1,105 @@
 //! The thread that overwrites KEKs at their deadline.
 
-use super::{Shared, index::Sweep};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::Shared;
+use crate::clock::{Moment, Nanos, nanos};
+
+/// How many due KEKs one look into a shard takes out at most, so that callers wait microseconds for the lock.
+const BATCH: usize = 512;
+
+/// The least time between two rounds: with a million KEKs some are due every fraction of a millisecond. So a key may stay
+/// this much longer than its deadline; its use is refused at the exact time anyway.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// A clock set by less than this moves no deadline far enough to put them in order anew.
+const JUMP: Duration = Duration::from_millis(500);
+
+/// What those who put KEKs in tell the sweeper, without a lock.
+#[derive(Debug)]
+pub(super) struct Agenda {
+    /// By boot time: when the sweeper will look again, and the earliest deadline put in since it began to look.
+    sleeps_until: AtomicU64,
+    earliest: AtomicU64,
+    /// What real time is ahead of boot time, as the index is in order by.
+    offset: AtomicU64,
+}
+
+impl Agenda {
+    pub(super) fn new(now: Moment) -> Self {
+        Self {
+            sleeps_until: AtomicU64::new(u64::MAX),
+            earliest: AtomicU64::new(u64::MAX),
+            offset: AtomicU64::new(offset(now)),
+        }
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something is due at `due`; `true` if the sweeper would oversleep it.
+    pub(super) fn note(&self, due: u64) -> bool {
+        // Sequentially consistent, like the sweeper's store and load: one of the two sees the other's.
+        self.earliest.fetch_min(due, Ordering::SeqCst);
+        due < self.sleeps_until.load(Ordering::SeqCst)
+    }
+
+    /// Whether real time was set since the index was put in order.
+    pub(super) fn has_jumped(&self, now: Moment) -> bool {
+        offset(now).abs_diff(self.offset()) > nanos(JUMP)
+    }
+}
+
+fn offset(now: Moment) -> u64 {
+    nanos(now.real).saturating_sub(nanos(now.boot))
+}
 
 /// Runs until the cache is closed.
 pub(super) fn run(shared: &Shared) {
     let _ended = Ended(shared);
-    loop {
-        // A clock is somebody else's code: not to be called under the lock.
+    let agenda = &shared.agenda;
+    while !shared.is_closed() {
         let now = shared.clock.now();
-        let next = shared.index().sweep(now);
-        match next {
-            // Overwritten outside the lock: callers of other accounts do not wait for it.
-            Sweep::Overwrite(due) => {
-                for kek in due {
-                    kek.slot.wipe();
-                }
+        agenda.earliest.store(u64::MAX, Ordering::SeqCst);
+        if agenda.has_jumped(now) {
+            agenda.offset.store(offset(now), Ordering::Relaxed);
+            for mut shard in shared.shards() {
+                shard.reorder(agenda.offset());
             }
-            Sweep::WaitUntil(deadline) => shared.clock.wait(&shared.alarm, deadline),
-            Sweep::Closed => return,
+        }
+        let next = sweep(shared, now);
+        agenda.sleeps_until.store(next, Ordering::SeqCst);
+        let next = next.min(agenda.earliest.load(Ordering::SeqCst));
+        shared.signals.publish(&shared.arena.report(), shared.len());
+        // By boot time alone: real time is seen to have jumped at the next look, and there is one every second.
+        let round = nanos(now.boot).saturating_add(nanos(ROUND));
+        let wakes = Moment { boot: Duration::from_nanos(next.max(round)), real: Duration::MAX };
+        shared.clock.wait(&shared.alarm, (next != u64::MAX).then_some(wakes));
+    }
+}
+
+/// Overwrites what is due, and says when something is due next.
+fn sweep(shared: &Shared, now: Moment) -> u64 {
+    let boot = Nanos::from(now).boot;
+    let mut next = u64::MAX;
+    let mut due = Vec::new();
+    for index in 0..shared.shard_count() {
+        loop {
+            let next_here = shared.shard_at(index).take_due(boot, BATCH, &mut due);
+            let was_all = due.len() < BATCH;
+            // Overwritten outside the lock: callers of other accounts do not wait for it.
+            shared.overwrite_expired(&mut due);
+            if was_all {
+                next = next.min(next_here.unwrap_or(u64::MAX));
+                break;
+            }
         }
     }
+    next
 }
 
 /// Tells the clock, also when it is the clock that panicked.

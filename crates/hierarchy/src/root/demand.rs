@@ -1,5 +1,4 @@
 //! How much a call to a root key is wanted while it waits for its turn.
-#![allow(dead_code)] // the flights come to use it with the next change
 
 use std::{fmt, sync::Arc};
 

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use keystrata_hierarchy::{
-    Account, Context, Hierarchy, HierarchyBuilder, MemoryKekStore, SealError,
+    Account, Context, Hierarchy, HierarchyBuilder, MemoryKekStore, Policy, PolicyBuilder, SealError,
     test_util::{ManualClock, ScriptedRootKey},
 };
 use tokio::task::JoinHandle;
@@ -37,7 +37,7 @@ impl Fixture {
             .root_key(Arc::clone(&self.root))
             .store(Arc::clone(&self.store))
             .clock(self.clock.clone())
-            .kek_ttl(TTL)
+            .policy(exact().build().unwrap())
     }
 
     /// Begins to seal in a task, and comes back once the root key was called. The test holds the root key meanwhile.
@@ -50,6 +50,11 @@ impl Fixture {
         }
         sealing
     }
+}
+
+/// Lives of exactly the TTL, and nothing ahead of its time.
+pub fn exact() -> PolicyBuilder {
+    Policy::builder().kek_ttl(TTL).ttl_jitter(0.0).refresh_ahead(false)
 }
 
 pub fn row(n: u32) -> Context {

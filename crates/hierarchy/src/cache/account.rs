@@ -1,0 +1,156 @@
+//! What the handles of one account share.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use keystrata_primitives::{KekVersion, KeyPath};
+
+use super::{Shared, kek::CachedKek};
+use crate::{
+    clock::{Moment, nanos},
+    policy::Policy,
+};
+
+/// One account in one process. Lives as long as a handle, a cached KEK or a load of it does.
+///
+/// Whatever changes here changes under the lock of the account's shard; a hit reads without it.
+pub(crate) struct AccountState {
+    pub(crate) path: KeyPath,
+    pub(crate) policy: Policy,
+    home: Weak<Shared>,
+    /// Goes up with every invalidation; what a load under an earlier one got is worth nothing.
+    pub(super) epoch: AtomicU64,
+    /// The KEK that new objects are sealed under, as the store said last.
+    pub(super) primary: ArcSwapOption<CachedKek>,
+    /// By boot time: until when that is believed, and from when on it is asked again in the background.
+    valid_until: AtomicU64,
+    renew_from: AtomicU64,
+    /// By boot time: until when somebody has taken it upon himself to ask.
+    claimed_until: AtomicU64,
+    /// The newest version that was ever primary here.
+    newest: AtomicU32,
+    /// What this process sealed under the primary.
+    wraps: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl AccountState {
+    pub(super) fn new(path: KeyPath, policy: Policy, home: Weak<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            policy,
+            home,
+            epoch: AtomicU64::new(0),
+            primary: ArcSwapOption::empty(),
+            valid_until: AtomicU64::new(0),
+            renew_from: AtomicU64::new(0),
+            claimed_until: AtomicU64::new(0),
+            newest: AtomicU32::new(0),
+            wraps: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether this process made it: a forked child has accounts of its own.
+    pub(super) fn is_at_home(&self, shared: &Arc<Shared>) -> bool {
+        std::ptr::eq(self.home.as_ptr(), Arc::as_ptr(shared))
+    }
+
+    /// Runs `f` with the primary while what the store said holds.
+    pub(crate) fn with_primary<R>(&self, now: Moment, f: impl FnOnce(&Arc<CachedKek>) -> Option<R>) -> Option<R> {
+        if nanos(now.boot) >= self.valid_until.load(Ordering::Relaxed) {
+            return None;
+        }
+        f(self.primary.load().as_ref()?)
+    }
+
+    /// The primary, to be looked at only.
+    pub(crate) fn primary(&self) -> Guard<Option<Arc<CachedKek>>> {
+        self.primary.load()
+    }
+
+    /// The primary, however long ago the store said so.
+    pub(crate) fn last_primary(&self) -> Option<Arc<CachedKek>> {
+        self.primary.load_full()
+    }
+
+    /// Whether what the store said is fresh enough not to ask again.
+    pub(crate) fn is_primary_fresh(&self, now: Moment) -> bool {
+        let boot = nanos(now.boot);
+        boot < self.renew_from.load(Ordering::Relaxed) && boot < self.valid_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether the caller is the one to ask the store again; nobody else is until `again`.
+    pub(crate) fn claim_renewal(&self, now: Moment, again: Duration) -> bool {
+        let (now, claimed) = (nanos(now.boot), self.claimed_until.load(Ordering::Relaxed));
+        let next = now.saturating_add(nanos(again));
+        now >= claimed.max(self.renew_from.load(Ordering::Relaxed))
+            && self.claimed_until.compare_exchange(claimed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// From now on `kek` is the primary. Under the lock of the shard.
+    pub(super) fn set_primary(&self, kek: &Arc<CachedKek>, renew_from: Moment, valid_until: Moment) {
+        let is_another = self.primary.load().as_ref().is_none_or(|primary| primary.id() != kek.id());
+        if is_another {
+            // A KEK that expired and came back is counted from zero; see `PolicyBuilder::max_wraps`.
+            self.wraps.store(0, Ordering::Relaxed);
+            self.bytes.store(0, Ordering::Relaxed);
+        }
+        self.note_version(kek.identity.version);
+        self.valid_until.store(nanos(valid_until.boot), Ordering::Relaxed);
+        self.renew_from.store(nanos(renew_from.boot), Ordering::Relaxed);
+        self.primary.store(Some(Arc::clone(kek)));
+    }
+
+    /// Goes on believing what the store said last, and asks it again at `retry`.
+    pub(crate) fn believe_until(&self, retry: Moment) {
+        self.valid_until.fetch_max(nanos(retry.boot), Ordering::Relaxed);
+        self.renew_from.store(nanos(retry.boot), Ordering::Relaxed);
+    }
+
+    pub(super) fn note_version(&self, version: KekVersion) {
+        self.newest.fetch_max(version.get(), Ordering::Relaxed);
+    }
+
+    /// The newest version that was ever primary here.
+    pub(crate) fn newest(&self) -> Option<KekVersion> {
+        KekVersion::new(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// Counts one object of `len` bytes sealed under the primary, and says whether its KEK has sealed enough.
+    pub(crate) fn count_seal(&self, len: usize) -> bool {
+        let ceilings = self.policy.ceilings();
+        if !ceilings.count_uses() {
+            return false;
+        }
+        let len = len as u64;
+        let wraps = self.wraps.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
+        ceilings.are_reached(wraps, bytes)
+    }
+}
+
+impl Drop for AccountState {
+    fn drop(&mut self) {
+        // In a forked child the locks are its parent's, and may be held for ever.
+        if let Some(home) = self.home.upgrade()
+            && home.is_of_this_process()
+        {
+            let dropped: *const Self = self;
+            home.shard(&self.path).drop_account(&self.path, dropped);
+        }
+    }
+}
+
+impl fmt::Debug for AccountState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountState").field("path", &self.path).finish_non_exhaustive()
+    }
+}

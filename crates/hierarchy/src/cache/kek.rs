@@ -1,0 +1,160 @@
+//! One decrypted KEK, and for how long it may be used.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use keystrata_memory::Slot;
+use keystrata_primitives::{Kek, KekId, KekIdentity};
+
+use crate::{
+    clock::{Moment, Nanos, nanos},
+    policy::Policy,
+};
+
+/// `refresh_from` of a KEK that is not renewed ahead.
+const NEVER: u64 = u64::MAX;
+
+/// One decrypted KEK, for as long as it may be used.
+pub(crate) struct CachedKek {
+    pub(super) identity: KekIdentity,
+    pub(super) slot: Slot,
+    /// By boot time: when the root key was asked for it.
+    requested_at: u64,
+    deadline: Nanos,
+    /// Beyond the deadline, what a policy allows while the KMS is out of reach.
+    max_stale: u64,
+    /// By boot time: until when it may be used beyond its deadline. Never later than `max_stale` allows.
+    excused_until: AtomicU64,
+    /// By boot time: from when on a use asks for its renewal.
+    refresh_from: AtomicU64,
+    /// Whether it was used since it was last passed over for eviction.
+    pub(super) was_used: AtomicBool,
+}
+
+/// The times of one KEK, counted from when the root key was asked for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    pub(crate) requested_at: Moment,
+    pub(crate) ttl: Duration,
+    /// How long before its end it is renewed if it is used then.
+    pub(crate) refresh: Option<Duration>,
+    pub(crate) max_stale: Duration,
+}
+
+impl Life {
+    pub(crate) fn new(policy: &Policy, requested_at: Moment, chance: f64) -> Self {
+        let (ttl, refresh) = policy.life(chance);
+        Self { requested_at, ttl, refresh, max_stale: policy.max_stale() }
+    }
+
+    pub(crate) fn deadline(&self) -> Moment {
+        self.requested_at.after(self.ttl)
+    }
+}
+
+impl CachedKek {
+    pub(super) fn new(identity: KekIdentity, slot: Slot, life: &Life) -> Self {
+        let requested_at = Nanos::from(life.requested_at);
+        let deadline = requested_at.after(life.ttl);
+        let refresh_from = life.refresh.map_or(NEVER, |before| deadline.boot.saturating_sub(nanos(before)));
+        Self {
+            identity,
+            slot,
+            requested_at: requested_at.boot,
+            deadline,
+            max_stale: nanos(life.max_stale),
+            excused_until: AtomicU64::new(0),
+            refresh_from: AtomicU64::new(refresh_from),
+            was_used: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn id(&self) -> KekId {
+        self.identity.id
+    }
+
+    pub(crate) fn identity(&self) -> &KekIdentity {
+        &self.identity
+    }
+
+    /// Runs `f` with the key unless its time is up at `now`, or it was overwritten.
+    pub(crate) fn with_key<R>(&self, now: Moment, f: impl FnOnce(&Kek<'_>) -> R) -> Option<R> {
+        if !self.is_in_time(now.into()) {
+            return None;
+        }
+        self.slot.with_key(|key| f(&Kek::new(key, &self.identity)))
+    }
+
+    pub(crate) fn is_live(&self, now: Moment) -> bool {
+        self.is_in_time(now.into()) && self.slot.is_live()
+    }
+
+    pub(super) fn overwrite(&self) {
+        self.slot.wipe();
+    }
+
+    fn is_in_time(&self, now: Nanos) -> bool {
+        !now.has_reached(self.deadline) || self.is_excused(now)
+    }
+
+    #[cold]
+    fn is_excused(&self, now: Nanos) -> bool {
+        now.boot < self.excused_until.load(Ordering::Relaxed) && !now.has_reached(self.end())
+    }
+
+    /// When it must be overwritten: its deadline, or the end of what a policy allows beyond it.
+    pub(super) fn end(&self) -> Nanos {
+        let Nanos { boot, real } = self.deadline;
+        Nanos { boot: boot.saturating_add(self.max_stale), real: real.saturating_add(self.max_stale) }
+    }
+
+    /// Lets it be used for `time` beyond its deadline, as far as its policy allows. `false` if it does not, or the key is
+    /// overwritten.
+    pub(crate) fn excuse(&self, now: Moment, time: Duration) -> bool {
+        let now = Nanos::from(now);
+        if self.max_stale == 0 || now.has_reached(self.end()) || !self.slot.is_live() {
+            return false;
+        }
+        self.excused_until.store(now.after(time).boot, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether it is past its deadline, and in use all the same.
+    pub(crate) fn is_stale(&self, now: Moment) -> bool {
+        Nanos::from(now).has_reached(self.deadline)
+    }
+
+    /// Notes a use. Writes only what is not written yet: a hot KEK's line stays shared between processors.
+    pub(crate) fn note_use(&self) {
+        if !self.was_used.load(Ordering::Relaxed) {
+            self.was_used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it is time to renew it.
+    pub(crate) fn is_due_for_refresh(&self, now: Moment) -> bool {
+        nanos(now.boot) >= self.refresh_from.load(Ordering::Relaxed)
+    }
+
+    /// Whether the caller is the one to renew it; nobody else is until `again`.
+    pub(crate) fn claim_refresh(&self, now: Moment, again: Duration) -> bool {
+        let due = self.refresh_from.load(Ordering::Relaxed);
+        let now = Nanos::from(now);
+        let next = now.after(again).boot;
+        now.boot >= due && self.refresh_from.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// How long ago the root key was asked for it.
+    pub(crate) fn age(&self, now: Moment) -> Duration {
+        Duration::from_nanos(nanos(now.boot).saturating_sub(self.requested_at))
+    }
+}
+
+impl fmt::Debug for CachedKek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedKek").field("id", &self.id()).field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+use std::time::Duration;
+
+use keystrata_primitives::{KekVersion, SecretKey, Suite};
+
+use super::*;
+use crate::{clock::SystemClock, test_util::ManualClock};
+
+fn identity(n: u8) -> KekIdentity {
+    let (id, path) = (KekId::from_bytes([n; 16]), KeyPath::account("acme").unwrap());
+    KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path }
+}
+
+fn cache(clock: impl Clock + 'static) -> KekCache {
+    KekCache::new(Arc::new(clock), ArenaConfig::default(), 10, Arc::new(Signals::new()))
+}
+
+fn account(cache: &KekCache) -> Arc<AccountState> {
+    cache.account(&KeyPath::account("acme").unwrap(), Policy::default)
+}
+
+fn try_install(cache: &KekCache, n: u8, ttl: Duration) -> Result<Arc<CachedKek>, NotInstalled> {
+    let derived = identity(n).derive(&SecretKey::from_slice(&[n; 32]).unwrap());
+    let requested_at = cache.shared.clock.now();
+    let life = Life { requested_at, ttl, refresh: None, max_stale: Duration::ZERO };
+    let account = account(cache);
+    cache.install(&account, identity(n), &derived, &life, cache.epoch(&account))
+}
+
+fn install(cache: &KekCache, n: u8, ttl: Duration) -> Arc<CachedKek> {
+    try_install(cache, n, ttl).unwrap()
+}
+
+/// Waits for what another thread is about to do, and fails if it does not.
+fn eventually(is_so: impl Fn() -> bool) {
+    let patience = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < patience, "it did not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn debug_shows_no_byte_of_a_key() {
+    let cache = cache(ManualClock::new());
+    let secret = SecretKey::from_slice(&[7; 32]).unwrap();
+    let derived = identity(7).derive(&secret);
+    let kek = install(&cache, 7, Duration::from_secs(1));
+    let shown = format!("{cache:?} {kek:?} {:?} {derived:?} {secret:?}", kek.slot).to_lowercase();
+    let key = derived.expose_secret();
+    for [a, b, c] in key.array_windows() {
+        assert!(!shown.contains(&format!("{a}, {b}, {c}")), "{shown}");
+        assert!(!shown.contains(&format!("{a:02x}{b:02x}{c:02x}")), "{shown}");
+    }
+}
+
+#[test]
+fn a_discarded_kek_is_overwritten_and_another_of_its_name_is_not() {
+    let cache = cache(ManualClock::new());
+    let first = install(&cache, 1, Duration::from_secs(1));
+    let second = install(&cache, 1, Duration::from_secs(2));
+    assert!(!first.slot.is_live(), "the second took its place");
+    cache.discard(&first);
+    assert!(second.slot.is_live() && cache.len() == 1);
+    cache.discard(&second);
+    assert!(!second.slot.is_live() && cache.len() == 0);
+}
+
+#[test]
+fn what_is_put_into_a_closed_cache_is_overwritten() {
+    let cache = cache(ManualClock::new());
+    let before = install(&cache, 1, Duration::from_secs(1));
+    cache.close();
+    let refused = try_install(&cache, 2, Duration::from_secs(1)).unwrap_err();
+    assert!(matches!(refused, NotInstalled::Failed(KeyError::Closed)), "{refused:?}");
+    assert!(!before.slot.is_live() && cache.len() == 0);
+    assert_eq!(cache.memory().slots_used, 0);
+}
+
+#[test]
+fn the_system_clocks_sweeper_wakes_for_what_came_while_it_slept() {
+    let cache = cache(SystemClock);
+    for n in 0..3 {
+        // Between rounds it sleeps without an end.
+        let kek = install(&cache, n, Duration::from_millis(5));
+        eventually(|| !kek.slot.is_live());
+    }
+}
+
+/// A clock whose sweeper's first look panics.
+#[derive(Debug)]
+struct Panicking(ManualClock, std::sync::atomic::AtomicBool);
+
+impl Clock for Panicking {
+    fn now(&self) -> Moment {
+        let is_sweeper = std::thread::current().name() == Some("keystrata-sweep");
+        let panics = is_sweeper && self.1.swap(false, std::sync::atomic::Ordering::SeqCst);
+        assert!(!panics, "as the test wants it to");
+        self.0.now()
+    }
+
+    fn expect_sleeper(&self, alarm: &Arc<Alarm>) {
+        self.0.expect_sleeper(alarm);
+    }
+
+    fn forget_sleeper(&self, alarm: &Arc<Alarm>) {
+        self.0.forget_sleeper(alarm);
+    }
+
+    fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
+        self.0.wait(alarm, until);
+    }
+}
+
+#[test]
+fn a_sweeper_that_died_is_replaced_before_the_next_key_is_taken() {
+    let clock = ManualClock::new();
+    let panicking = Panicking(clock.clone(), true.into());
+    let cache = cache(panicking);
+    install(&cache, 1, Duration::from_secs(1));
+    eventually(|| cache.sweeper.lock().unwrap().as_ref().is_some_and(JoinHandle::is_finished));
+    install(&cache, 2, Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(cache.memory().slots_used, 0);
+}
+
+#[test]
+fn an_account_is_forgotten_with_its_last_handle_and_kek() {
+    let clock = ManualClock::new();
+    let cache = cache(clock.clone());
+    let listed = || cache.shared.shard_at(0).accounts();
+    let handle = account(&cache);
+    assert_eq!(listed(), 1);
+    install(&cache, 1, Duration::from_secs(1));
+    drop(handle);
+    assert_eq!(listed(), 1, "its KEK is here");
+    assert!(Arc::ptr_eq(&account(&cache), &account(&cache)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!((cache.len(), listed()), (0, 0));
+}
+
+#[test]
+fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
+    let cache = cache(ManualClock::new());
+    let account = account(&cache);
+    let derived = identity(1).derive(&SecretKey::from_slice(&[1; 32]).unwrap());
+    let life = Life {
+        requested_at: cache.shared.clock.now(),
+        ttl: Duration::from_secs(1),
+        refresh: None,
+        max_stale: Duration::ZERO,
+    };
+    let invalidations: [&dyn Fn() -> usize; 2] = [&|| cache.invalidate(&account.path), &|| cache.invalidate_all()];
+    for invalidate in invalidations {
+        let epoch = cache.epoch(&account);
+        invalidate();
+        let refused = cache.install(&account, identity(1), &derived, &life, epoch).unwrap_err();
+        assert!(matches!(refused, NotInstalled::Outdated), "{refused:?}");
+        assert_eq!((cache.len(), cache.memory().slots_used), (0, 0));
+        let kek = install(&cache, 1, Duration::from_secs(1));
+        assert_eq!(invalidate(), 1);
+        assert!(!kek.slot.is_live());
+    }
+}
+
+#[test]
+fn eviction_takes_what_nobody_used_before_what_somebody_did() {
+    let cache = cache(ManualClock::new());
+    let keks: Vec<_> = (0..10).map(|n| install(&cache, n, Duration::from_secs(1))).collect();
+    for n in [0, 1, 3] {
+        keks[n].note_use();
+    }
+    let is_here = || keks.iter().map(|kek| kek.slot.is_live()).collect::<Vec<_>>();
+    install(&cache, 10, Duration::from_secs(1));
+    assert_eq!(is_here().iter().position(|here| !here), Some(2), "the first that was not used");
+    install(&cache, 11, Duration::from_secs(1));
+    assert!(!is_here()[0], "its use was a while ago: it was passed over once");
+    assert_eq!(cache.len(), 10);
+}
+
+#[test]
+fn with_many_shards_the_capacity_holds_over_all_of_them() {
+    let signals = Arc::new(Signals::new());
+    let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 5_000, Arc::clone(&signals));
+    assert_eq!(cache.shared.shard_count(), 8);
+    for n in 0..6_000_u32 {
+        let path = KeyPath::account(&n.to_string()).unwrap();
+        let account = cache.account(&path, Policy::default);
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let identity = KekIdentity { path, id: KekId::from_bytes(id), ..identity(1) };
+        let derived = identity.derive(&SecretKey::from_slice(&[1; 32]).unwrap());
+        let life = Life::new(&Policy::default(), cache.shared.clock.now(), 0.0);
+        cache.install(&account, identity, &derived, &life, cache.epoch(&account)).unwrap();
+        assert!(cache.len() <= 5_000);
+    }
+    assert_eq!((cache.len(), cache.memory().slots_used), (5_000, 5_000));
+    assert_eq!(signals.stats().evictions, 1_000);
+}

@@ -1,0 +1,178 @@
+//! An account's first KEK. Nobody seals under it before it is durably stored.
+
+use std::sync::Arc;
+
+use keystrata_primitives::{
+    DerivedKek, KekId, KekIdentity, KekRecord, KekState, KekVersion, KeyPath, Suite, WrappedSecret, Wrapper,
+};
+
+use super::Engine;
+use crate::{
+    cache::{AccountState, CachedKek, Epoch, KekCache},
+    error::KeyError,
+    flight::{Answer, For, LoadError},
+    root::{Demand, GeneratedKey, RootContext, RootKeyError},
+    store::Creation,
+};
+
+/// What became of the creation of an account's first KEK.
+pub(super) enum Made {
+    Ours(Arc<CachedKek>),
+    /// Another task or process was first; its record is the one to use.
+    Theirs(Box<KekRecord>),
+}
+
+/// Whose record became the account's primary.
+enum Winner {
+    Ours,
+    Theirs(Box<KekRecord>),
+}
+
+impl Engine {
+    /// Makes the account's first KEK and puts it into the cache.
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> Answer<Made> {
+        let path = &account.path;
+        self.refuse_without_primary(path).await?;
+        self.cache().make_room(path)?;
+        let life = self.life(&account.policy);
+        let (record, derived) = self.generate(account, (self.config.suite, KekVersion::FIRST), demand).await?;
+        // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
+        // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
+        let kek = self.install(account, record.identity.clone(), &derived, &life, epoch)?;
+        drop(derived);
+        let unless_stored = Discard { cache: self.cache(), kek: Some(&kek) };
+        match self.store_first(account, &record).await? {
+            Winner::Ours => {
+                unless_stored.keep();
+                tracing::debug!(kek_id = %record.identity.id, "kek created");
+                Ok(Made::Ours(Arc::clone(&kek)))
+            }
+            Winner::Theirs(record) => Ok(Made::Theirs(record)),
+        }
+    }
+
+    /// Makes the account's first KEK, once for all callers of this process, and keeps nothing but its record.
+    pub(super) async fn created_record(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<KekRecord, KeyError> {
+        let runtime = self.runtime()?;
+        let (engine, creating) = (Arc::clone(self), Arc::clone(account));
+        let create = |demand| async move {
+            // Another creation may have ended between the caller's look into the store and this one.
+            if let Some(record) = engine.stored_primary(&creating).await? {
+                return Ok(Arc::new(record));
+            }
+            engine.refuse_without_primary(&creating.path).await?;
+            let (record, _) = engine.generate(&creating, (engine.config.suite, KekVersion::FIRST), &demand).await?;
+            match engine.store_first(&creating, &record).await? {
+                Winner::Ours => Ok(Arc::new(record)),
+                Winner::Theirs(record) => Ok(Arc::new(*record)),
+            }
+        };
+        let (creations, window) = (&self.local.get().creations, self.load_window(&account.policy));
+        let (_, created) = creations.join(&runtime, window, account.path.clone(), For::Caller, create).await;
+        match created {
+            Ok(record) => Ok(KekRecord::clone(&record)),
+            Err(LoadError::Key(error)) => Err(error),
+            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
+        }
+    }
+
+    /// An account with KEKs and no primary is not a new one. Found out before a call is paid for.
+    async fn refuse_without_primary(&self, path: &KeyPath) -> Result<(), KeyError> {
+        let records = self.store.records(path).await.map_err(|error| KeyError::from_store(error, None))?;
+        // Another process may have made the first one since the primary was looked for.
+        if records.is_empty() || records.iter().any(|record| record.state == KekState::Primary) {
+            return Ok(());
+        }
+        Err(KeyError::NoPrimary { path: path.clone(), keks: records.len() })
+    }
+
+    /// A new KEK and its record, stored nowhere yet. One call to the root key.
+    pub(super) async fn generate(
+        &self,
+        account: &Arc<AccountState>,
+        (suite, version): (Suite, KekVersion),
+        demand: &Demand,
+    ) -> Answer<(KekRecord, DerivedKek)> {
+        let path = &account.path;
+        let id = KekId::generate().map_err(KeyError::from)?;
+        let identity = KekIdentity { suite, version, id, path: path.clone() };
+        let created_at = self.now().real.as_secs();
+        let context = RootContext::of_kek(&identity).with_demand(demand.clone());
+        let generated = match self.root.generate_key(&context).await {
+            Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
+            generated => generated.map_err(|error| KeyError::from_root(error, path, id)),
+        };
+        self.signals.load(&generated);
+        let GeneratedKey { secret, wrapped } = generated.inspect_err(|error| {
+            if matches!(error, KeyError::Denied(_)) {
+                self.note_denial(account, error);
+            }
+        })?;
+        let derived = identity.derive(&secret);
+        let wrapped_bytes = wrapped.len();
+        let record = KekRecord {
+            identity,
+            state: KekState::Primary,
+            check: derived.check,
+            created_at,
+            retired_at: 0,
+            wraps: vec![WrappedSecret { wrapper: Wrapper::Root(self.root.id().clone()), ciphertext: wrapped }],
+        };
+        // All else in the record is this engine's own.
+        record.encode().map_err(|error| {
+            KeyError::RootUnavailable(RootKeyError::Unavailable {
+                message: format!("it answered with a wrapped key of {wrapped_bytes} bytes; 1 to 8,192 can be stored"),
+                source: Some(Arc::new(error)),
+            })
+        })?;
+        Ok((record, derived))
+    }
+
+    /// Stores an account's first record, and says whose became the account's primary.
+    async fn store_first(&self, account: &AccountState, record: &KekRecord) -> Result<Winner, KeyError> {
+        let path = &record.identity.path;
+        match self.store.create(record).await {
+            Ok(Creation::Created) => Ok(Winner::Ours),
+            Ok(Creation::Exists) => match self.stored_primary(account).await? {
+                Some(winner) => Ok(Winner::Theirs(Box::new(winner))),
+                None => Err(KeyError::NoPrimary { path: path.clone(), keks: 1 }),
+            },
+            Err(error) if self.is_stored(record).await => {
+                tracing::debug!(%error, "the store failed, and had stored the record");
+                Ok(Winner::Ours)
+            }
+            Err(error) => Err(KeyError::from_store(error, None)),
+        }
+    }
+
+    /// After a write of unknown outcome: only finding our own id says that it happened.
+    pub(super) async fn is_stored(&self, record: &KekRecord) -> bool {
+        let found = self.store.record(&record.identity.path, record.identity.id).await;
+        matches!(found, Ok(Some(stored)) if stored == *record)
+    }
+}
+
+/// Overwrites a new KEK whose record did not become the account's primary, however the attempt ended.
+pub(super) struct Discard<'a> {
+    pub(super) cache: &'a KekCache,
+    pub(super) kek: Option<&'a Arc<CachedKek>>,
+}
+
+impl Discard<'_> {
+    pub(super) fn keep(mut self) {
+        self.kek = None;
+    }
+}
+
+impl Drop for Discard<'_> {
+    fn drop(&mut self) {
+        if let Some(kek) = self.kek {
+            self.cache.discard(kek);
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Loads: what a KEK that is not at hand costs, once for all who wait for it.
+
+use std::{sync::Arc, time::Duration};
+
+use keystrata_primitives::{DerivedKek, KekId, KekRecord, KekState, WrappedSecret, Wrapper};
+use tokio::runtime::Handle;
+use tracing::Instrument;
+
+use super::{Engine, OneTimeKek, UsableKek, create::Made};
+use crate::{
+    cache::{AccountState, CachedKek, Epoch, Life, NotInstalled},
+    error::{KeyError, RecordFault},
+    flight::{Answer, For, LoadError},
+    root::{Demand, RootContext, RootKeyError},
+};
+
+/// How long a process goes on sealing under the primary it knows before it must have asked the store again.
+const PRIMARY_TTL: Duration = Duration::from_secs(30);
+
+/// From when on it asks in the background, so that nobody waits for a store that answers in time.
+const PRIMARY_RENEWAL: Duration = Duration::from_secs(15);
+
+/// After a store that could not be asked, how long until it is asked again; after a KMS that is out of reach, how long a
+/// KEK is let beyond its deadline before the KMS is asked again.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// Waiting longer than this for a store is no use while a KEK is at hand.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often an operation begins anew because what it waited for was invalidated. More often is a storm of
+/// invalidations, and its caller may as well know.
+const TRIES: usize = 4;
+
+impl From<NotInstalled> for LoadError {
+    fn from(error: NotInstalled) -> Self {
+        match error {
+            NotInstalled::Outdated => Self::Outdated,
+            NotInstalled::Failed(error) => Self::Key(error),
+        }
+    }
+}
+
+impl Engine {
+    /// The KEK that new objects of the account are sealed under; made now if the account has none.
+    pub(crate) async fn primary(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<UsableKek, KeyError> {
+        if account.policy.caches_nothing() {
+            return self.primary_once(account).await.map(|kek| UsableKek::Once(Box::new(kek)));
+        }
+        let runtime = self.runtime()?;
+        for _ in 0..TRIES {
+            self.refuse_if_closed()?;
+            let epoch = self.cache().epoch(account);
+            if let Some(denial) = self.denial(account, epoch) {
+                return Err(denial);
+            }
+            // The KMS was out of reach a moment ago; it is asked again when the excuse is used up.
+            let now = self.now();
+            if let Some(excused) = self.known_primary(account).filter(|kek| kek.is_stale(now)) {
+                return Ok(UsableKek::Cached(excused));
+            }
+            let flights = &self.local.get().primary_loads;
+            let key = (account.path.clone(), epoch);
+            if let Some(began) = flights.began(&runtime, key.clone())
+                && self.now().has_reached(began.after(STORE_PATIENCE))
+                && let Some(known) = self.known_primary(account)
+            {
+                return Ok(UsableKek::Cached(known)); // the store hangs
+            }
+            let window = self.load_window(&account.policy);
+            let load = |demand| self.primary_load(account, epoch, demand);
+            let (was_under_way, answer) = flights.join(&runtime, window, key, For::Caller, load).await;
+            self.signals.shared_waits.add(was_under_way.into());
+            match answer {
+                Ok(kek) => return Ok(UsableKek::Cached(kek)),
+                Err(LoadError::Key(error)) => return self.excused(error, account.last_primary()),
+                Err(LoadError::Outdated) => {}
+            }
+        }
+        Err(KeyError::Interrupted)
+    }
+
+    /// The last primary, however long ago the store said so, if its KEK may still be used.
+    fn known_primary(&self, account: &AccountState) -> Option<Arc<CachedKek>> {
+        account.last_primary().filter(|known| known.is_live(self.now()))
+    }
+
+    /// The KEK of this id, to open with.
+    pub(crate) async fn kek(self: &Arc<Self>, account: &Arc<AccountState>, id: KekId) -> Result<UsableKek, KeyError> {
+        if account.policy.caches_nothing() {
+            return self.kek_once(account, id).await.map(|kek| UsableKek::Once(Box::new(kek)));
+        }
+        let runtime = self.runtime()?;
+        for _ in 0..TRIES {
+            self.refuse_if_closed()?;
+            let epoch = self.cache().epoch(account);
+            let denial = self.denial(account, epoch);
+            if let Some(refusal) = denial.or_else(|| self.absence(account, id, epoch)) {
+                return Err(refusal);
+            }
+            if let Some(here) = self.cache().get(&account.path, id, self.now()) {
+                return Ok(UsableKek::Cached(here)); // come meanwhile, or excused
+            }
+            match self.load_kek_shared(&runtime, account, id, None, epoch, For::Caller).await {
+                Ok(kek) => return Ok(UsableKek::Cached(kek)),
+                Err(LoadError::Key(error)) => {
+                    return self.excused(error, self.cache().get_any(&account.path, id));
+                }
+                Err(LoadError::Outdated) => {}
+            }
+        }
+        Err(KeyError::Interrupted)
+    }
+
+    /// A KEK past its deadline, if its policy allows that while the KMS is out of reach; else the error.
+    fn excused(&self, error: KeyError, expired: Option<Arc<CachedKek>>) -> Result<UsableKek, KeyError> {
+        if !error.is_out_of_reach() {
+            return Err(error);
+        }
+        match expired.filter(|kek| kek.excuse(self.now(), RETRY)) {
+            None => Err(error),
+            Some(kek) => {
+                self.signals.stale_uses.add(1);
+                tracing::warn!(kek_id = %kek.id(), %error, "a kek is used beyond its deadline, as its policy allows");
+                Ok(UsableKek::Cached(kek))
+            }
+        }
+    }
+
+    /// The primary, unwrapped for one operation and put into no cache.
+    pub(crate) async fn primary_once(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<OneTimeKek, KeyError> {
+        self.refuse_if_closed()?;
+        let record = match self.stored_primary(account).await? {
+            Some(record) => record,
+            None => self.created_record(account).await?,
+        };
+        self.unwrapped_once(account, record).await
+    }
+
+    /// The KEK of this id, unwrapped for one operation and put into no cache.
+    pub(crate) async fn kek_once(&self, account: &Arc<AccountState>, id: KekId) -> Result<OneTimeKek, KeyError> {
+        self.refuse_if_closed()?;
+        let epoch = self.cache().epoch(account);
+        if let Some(absence) = self.absence(account, id, epoch) {
+            return Err(absence);
+        }
+        let record = self.stored_kek(account, id, epoch).await?;
+        self.unwrapped_once(account, record).await
+    }
+
+    async fn unwrapped_once(&self, account: &Arc<AccountState>, record: KekRecord) -> Result<OneTimeKek, KeyError> {
+        let epoch = self.cache().epoch(account);
+        if let Some(denial) = self.denial(account, epoch) {
+            return Err(denial);
+        }
+        match self.unwrap(account, &record, epoch, &Demand::foreground()).await {
+            Ok(derived) => Ok(OneTimeKek { identity: record.identity, derived }),
+            Err(LoadError::Key(error)) => Err(error),
+            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
+        }
+    }
+
+    pub(super) fn primary_load(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        epoch: Epoch,
+        demand: Demand,
+    ) -> impl Future<Output = Answer<Arc<CachedKek>>> + Send + 'static {
+        let (engine, account) = (Arc::clone(self), Arc::clone(account));
+        async move { engine.load_primary(&account, epoch, &demand).await }
+    }
+
+    /// Runs in a task of its own, once for all callers who wait for this account's primary.
+    async fn load_primary(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> Answer<Arc<CachedKek>> {
+        let now = self.now();
+        if account.is_primary_fresh(now)
+            && let Some(known) = self.known_primary(account)
+        {
+            return Ok(known); // another load ended just before this one began
+        }
+        let record = match self.stored_primary(account).await {
+            Ok(record) => record,
+            Err(error @ (KeyError::StoreUnavailable(_) | KeyError::RolledBack { .. })) => {
+                // A store that is down, or lags behind, is not a reason to stop: the KEK's own deadline still holds.
+                let known = self.known_primary(account).ok_or(error)?;
+                account.believe_until(self.now().after(RETRY));
+                return Ok(known);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let read_at = self.now();
+        let record = match record {
+            Some(record) => self.rotated_if_old(account, record, epoch, demand).await,
+            None => match self.create(account, epoch, demand).await? {
+                Made::Ours(kek) => return Ok(self.know_primary(account, kek, read_at, epoch)),
+                Made::Theirs(record) => *record,
+            },
+        };
+        let id = record.identity.id;
+        let runtime = self.runtime()?;
+        let kek = match self.cache().get(&account.path, id, self.now()) {
+            Some(kek) => kek,
+            None => self.load_kek_shared(&runtime, account, id, Some(record), epoch, For::Load(demand)).await?,
+        };
+        Ok(self.know_primary(account, kek, read_at, epoch))
+    }
+
+    /// Notes that the store showed this KEK as the primary at `read_at`.
+    pub(super) fn know_primary(
+        &self,
+        account: &AccountState,
+        kek: Arc<CachedKek>,
+        read_at: crate::clock::Moment,
+        epoch: Epoch,
+    ) -> Arc<CachedKek> {
+        let times = (read_at.after(PRIMARY_RENEWAL), read_at.after(PRIMARY_TTL));
+        self.cache().set_primary(account, &kek, times, epoch);
+        kek
+    }
+
+    /// One unwrap for everybody who waits for this KEK. `record` is what the caller has just read, if it did.
+    pub(super) async fn load_kek_shared(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        account: &Arc<AccountState>,
+        id: KekId,
+        record: Option<KekRecord>,
+        epoch: Epoch,
+        whom: For<'_>,
+    ) -> Answer<Arc<CachedKek>> {
+        let key = (account.path.clone(), id, epoch);
+        let (engine, account) = (Arc::clone(self), Arc::clone(account));
+        let window = self.load_window(&account.policy);
+        let load = |demand| async move {
+            if let Some(cached) = engine.cache().get(&account.path, id, engine.now()) {
+                return Ok(cached);
+            }
+            engine.load_kek(&account, id, record, epoch, &demand).await
+        };
+        let (was_under_way, answer) = self.local.get().kek_loads.join(runtime, window, key, whom, load).await;
+        self.signals.shared_waits.add(was_under_way.into());
+        answer
+    }
+
+    /// Reads the record, asks the root key, and puts the KEK into the cache.
+    pub(super) async fn load_kek(
+        &self,
+        account: &Arc<AccountState>,
+        id: KekId,
+        record: Option<KekRecord>,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> Answer<Arc<CachedKek>> {
+        let record = match record {
+            Some(record) => record,
+            None => self.stored_kek(account, id, epoch).await?,
+        };
+        self.cache().make_room(&account.path)?;
+        // Life is counted from before the request, not from the answer.
+        let life = self.life(&account.policy);
+        let span = tracing::debug_span!("load_kek", kek_id = %id, version = record.identity.version.get());
+        let derived = self.unwrap(account, &record, epoch, demand).instrument(span).await?;
+        self.install(account, record.identity, &derived, &life, epoch)
+    }
+
+    pub(super) fn install(
+        &self,
+        account: &Arc<AccountState>,
+        identity: keystrata_primitives::KekIdentity,
+        derived: &DerivedKek,
+        life: &Life,
+        epoch: Epoch,
+    ) -> Answer<Arc<CachedKek>> {
+        if self.now().has_reached(life.deadline()) {
+            let late = Err(KeyError::Late { ttl: life.ttl });
+            self.signals.load(&late);
+            return late.map_err(LoadError::Key);
+        }
+        tracing::debug!(kek_id = %identity.id, version = identity.version.get(), "kek loaded");
+        Ok(self.cache().install(account, identity, derived, life, epoch)?)
+    }
+
+    /// What the store says is the account's primary, never one older than was seen before.
+    pub(super) async fn stored_primary(&self, account: &AccountState) -> Result<Option<KekRecord>, KeyError> {
+        let path = &account.path;
+        let record = self.store.primary(path).await.map_err(|error| KeyError::from_store(error, None))?;
+        let found = record.as_ref().map(|record| &record.identity);
+        match (&record, found, account.newest()) {
+            (Some(record), Some(found), _) if found.path != *path || record.state != KekState::Primary => {
+                Err(KeyError::corrupt(path, found.id, RecordFault::NotTheOneAskedFor))
+            }
+            (_, Some(found), Some(seen)) if found.version < seen => {
+                Err(KeyError::RolledBack { path: path.clone(), found: found.version, seen })
+            }
+            _ => Ok(record),
+        }
+    }
+
+    async fn stored_kek(&self, account: &Arc<AccountState>, id: KekId, epoch: Epoch) -> Result<KekRecord, KeyError> {
+        let path = &account.path;
+        let record = self.store.record(path, id).await.map_err(|error| KeyError::from_store(error, Some(id)))?;
+        let Some(record) = record else {
+            let error = KeyError::NotFound { path: path.clone(), kek_id: id };
+            self.local.get().refusals.not_found(account, id, error.clone(), epoch, self.now());
+            return Err(error);
+        };
+        if record.identity.path != *path || record.identity.id != id {
+            return Err(KeyError::corrupt(path, id, RecordFault::NotTheOneAskedFor));
+        }
+        match record.state {
+            KekState::Primary | KekState::Retired => Ok(record),
+            state => Err(KeyError::WrongState { path: path.clone(), kek_id: id, state }),
+        }
+    }
+
+    /// One call to the root key, unless the record names another or is known to be corrupt.
+    async fn unwrap(
+        &self,
+        account: &Arc<AccountState>,
+        record: &KekRecord,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> Answer<DerivedKek> {
+        let identity = &record.identity;
+        let (path, id) = (&identity.path, identity.id);
+        let refusals = &self.local.get().refusals;
+        let is_ours = |wrap: &&WrappedSecret| matches!(&wrap.wrapper, Wrapper::Root(root) if root == self.root.id());
+        let wrap = record.wraps.iter().find(is_ours).ok_or_else(|| self.wrong_root(record))?;
+        if let Some(corrupt) = refusals.corruption(record, epoch, self.now()) {
+            self.signals.remembered.add(1);
+            return Err(corrupt.into());
+        }
+        let context = RootContext::of_kek(identity).with_demand(demand.clone());
+        let unwrapped = match self.root.unwrap_key(&wrap.ciphertext, &context).await {
+            Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
+            Err(error) => Err(KeyError::from_root(error, path, id)),
+            Ok(secret) => {
+                let derived = identity.derive(&secret);
+                let is_it = derived.check == record.check;
+                if is_it { Ok(derived) } else { Err(KeyError::corrupt(path, id, RecordFault::CheckMismatch)) }
+            }
+        };
+        self.signals.load(&unwrapped);
+        unwrapped.map_err(|error| {
+            match &error {
+                KeyError::Denied(_) => self.note_denial(account, &error),
+                KeyError::Corrupt { .. } => refusals.corrupt(account, record, error.clone(), epoch, self.now()),
+                _ => {}
+            }
+            error.into()
+        })
+    }
+
+    /// The KMS refuses a KEK of the account: its KEKs are overwritten now, and the KMS is not asked again for a while.
+    pub(super) fn note_denial(&self, account: &Arc<AccountState>, error: &KeyError) {
+        self.signals.denials.add(1);
+        let overwritten = self.invalidate(&account.path);
+        tracing::warn!(%error, overwritten, "the kms denies an account's kek; its keks are overwritten");
+        let epoch = self.cache().epoch(account);
+        self.local.get().refusals.denied(account, error.clone(), epoch, self.now());
+    }
+
+    pub(super) fn denial(&self, account: &AccountState, epoch: Epoch) -> Option<KeyError> {
+        let denial = self.local.get().refusals.denial(account, epoch, self.now());
+        self.signals.remembered.add(denial.is_some().into());
+        denial
+    }
+
+    fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch) -> Option<KeyError> {
+        let absence = self.local.get().refusals.absence(account, id, epoch, self.now());
+        self.signals.remembered.add(absence.is_some().into());
+        absence
+    }
+
+    fn wrong_root(&self, record: &KekRecord) -> KeyError {
+        let names = record.wraps.iter().map(|wrap| match &wrap.wrapper {
+            Wrapper::Root(root) => root.to_string(),
+            other => format!("{other:?}"),
+        });
+        KeyError::WrongRoot {
+            path: record.identity.path.clone(),
+            wrapped_by: names.collect::<Vec<_>>().join(", "),
+            in_use: self.root.id().clone(),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A new primary in place of an account's old one.
+
+use std::{sync::Arc, time::Duration};
+
+use keystrata_primitives::{KekRecord, KekVersion};
+
+use super::{Engine, create::Discard};
+use crate::{
+    cache::{AccountState, Epoch},
+    error::KeyError,
+    flight::{Answer, For, LoadError},
+    root::Demand,
+    store::Rotation,
+};
+
+impl Engine {
+    /// Makes a new primary for an account that has one; gives its version. Callers at once share one.
+    pub(crate) async fn rotate(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<KekVersion, KeyError> {
+        self.refuse_if_closed()?;
+        let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
+        let rotate = |demand| async move {
+            let Some(record) = engine.stored_primary(&rotating).await? else {
+                return Err(KeyError::NoAccount { path: rotating.path.clone() }.into());
+            };
+            let epoch = engine.cache().epoch(&rotating);
+            engine.rotate_from(&rotating, &record, epoch, &demand).await.map(|record| record.identity.version)
+        };
+        let (rotations, window) = (&self.local.get().rotations, self.load_window(&account.policy));
+        let key = (account.path.clone(), None);
+        match rotations.join(&self.runtime()?, window, key, For::Caller, rotate).await.1 {
+            Ok(version) => Ok(version),
+            Err(LoadError::Key(error)) => Err(error),
+            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
+        }
+    }
+
+    /// Begins to replace the primary at hand, which has sealed enough, in the background. Once for each KEK.
+    pub(super) fn begin_rotation(self: &Arc<Self>, account: &Arc<AccountState>) {
+        let (Some(worn), Ok(runtime)) = (account.last_primary().map(|kek| kek.id()), self.runtime()) else { return };
+        let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
+        let rotate = |demand| async move {
+            let Some(record) = engine.stored_primary(&rotating).await? else { return Err(LoadError::Outdated) };
+            let epoch = engine.cache().epoch(&rotating);
+            if record.identity.id != worn {
+                // Somebody else was first; this process has not noticed yet.
+                let (version, id) = (record.identity.version, record.identity.id);
+                let (read_at, runtime) = (engine.now(), engine.runtime()?);
+                let kek =
+                    engine.load_kek_shared(&runtime, &rotating, id, Some(record), epoch, For::Load(&demand)).await?;
+                engine.know_primary(&rotating, kek, read_at, epoch);
+                return Ok(version);
+            }
+            let rotated = engine.rotate_from(&rotating, &record, epoch, &demand).await;
+            if let Err(LoadError::Key(error)) = &rotated {
+                tracing::warn!(kek_id = %worn, %error, "a kek has sealed enough, and no new one could be made; it goes on");
+            }
+            rotated.map(|record| record.identity.version)
+        };
+        let window = self.load_window(&account.policy);
+        self.local.get().rotations.begin(&runtime, window, (account.path.clone(), Some(worn)), rotate);
+    }
+
+    /// The primary's record, or that of a new primary if this one is older than its policy allows. A rotation that fails
+    /// does not stop sealing.
+    pub(super) async fn rotated_if_old(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        record: KekRecord,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> KekRecord {
+        let age = self.now().real.saturating_sub(Duration::from_secs(record.created_at));
+        if account.policy.ceilings().age.is_none_or(|limit| age < limit) {
+            return record;
+        }
+        match self.rotate_from(account, &record, epoch, demand).await {
+            Ok(rotated) => rotated,
+            Err(LoadError::Outdated) => record,
+            Err(LoadError::Key(error)) => {
+                tracing::warn!(%error, "a kek is older than its policy allows, and no new one could be made; it goes on");
+                record
+            }
+        }
+    }
+
+    /// Makes a new KEK the primary in place of `old`, and gives the record of whichever is primary then.
+    async fn rotate_from(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        old: &KekRecord,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> Answer<KekRecord> {
+        let path = &account.path;
+        let version = old.identity.version.next();
+        let version = version.ok_or_else(|| KeyError::VersionsUsedUp { path: path.clone() })?;
+        self.cache().make_room(path)?;
+        let life = self.life(&account.policy);
+        let (record, derived) = self.generate(account, (old.identity.suite, version), demand).await?;
+        // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
+        let kek = match account.policy.caches_nothing() {
+            true => None,
+            false => Some(self.install(account, record.identity.clone(), &derived, &life, epoch)?),
+        };
+        drop(derived);
+        let unless_stored = Discard { cache: self.cache(), kek: kek.as_ref() };
+        let rotation = match self.store.rotate(old.identity.id, &record).await {
+            Ok(rotation) => rotation,
+            Err(_) if self.is_stored(&record).await => Rotation::Rotated,
+            Err(error) => return Err(KeyError::from_store(error, None).into()),
+        };
+        if rotation == Rotation::Superseded {
+            // The winner's: there is one, or `old` would not have been superseded.
+            let winner = self.stored_primary(account).await?;
+            return winner.ok_or_else(|| KeyError::NoPrimary { path: path.clone(), keks: 1 }.into());
+        }
+        unless_stored.keep();
+        self.signals.rotations.add(1);
+        tracing::info!(kek_id = %record.identity.id, version = version.get(), "kek rotated");
+        if let Some(kek) = kek {
+            self.know_primary(account, kek, self.now(), epoch);
+        }
+        Ok(record)
+    }
+}

@@ -1,0 +1,111 @@
+//! Refusals that are remembered for a while, so that what cannot work is not tried with every request.
+//!
+//! Three bounded lists, one for each reason, so that none pushes out another: an account that the KMS denies, a record
+//! that is corrupt, a KEK that is not there. They hold nothing secret. Each refusal keeps the moment at which it is
+//! forgotten, by the engine's clock, and the epoch that it was made under: an invalidation forgets it too.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use keystrata_primitives::{KekId, KekRecord, KeyPath};
+use moka::sync::Cache;
+
+use crate::{
+    cache::{AccountState, Epoch},
+    clock::Moment,
+    error::KeyError,
+};
+
+/// How long a denial is believed. Long enough not to trouble a KMS that has said no, short enough for an operator who
+/// waits for a permission to take effect.
+const DENIED: Duration = Duration::from_secs(30);
+
+/// How long a corrupt record is not tried again. Repaired bytes are another record, and tried at once.
+const CORRUPT: Duration = Duration::from_secs(30);
+
+/// How long a KEK that was not there is not looked for: another process may just have made it.
+const NOT_FOUND: Duration = Duration::from_secs(1);
+
+/// Of each kind. What is over it is forgotten early and costs a call or a read.
+const CAPACITY: u64 = 10_000;
+
+pub(crate) struct Refusals {
+    denied: Cache<KeyPath, Refusal<()>>,
+    corrupt: Cache<(KeyPath, KekId), Refusal<u64>>,
+    not_found: Cache<(KeyPath, KekId), Refusal<()>>,
+    hasher: RandomState,
+}
+
+#[derive(Clone)]
+struct Refusal<T> {
+    of: T,
+    error: KeyError,
+    epoch: Epoch,
+    until: Moment,
+    /// Epochs are counted as long as the account's state lives, so it lives as long as this.
+    _account: Arc<AccountState>,
+}
+
+impl<T: PartialEq> Refusal<T> {
+    fn answer(self, of: &T, epoch: Epoch, now: Moment) -> Option<KeyError> {
+        (self.of == *of && self.epoch == epoch && !now.has_reached(self.until)).then_some(self.error)
+    }
+}
+
+impl Refusals {
+    pub(crate) fn new() -> Self {
+        Self {
+            denied: Cache::new(CAPACITY),
+            corrupt: Cache::new(CAPACITY),
+            not_found: Cache::new(CAPACITY),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// The KMS denied one of the account's KEKs, and the account was invalidated for it: `epoch` is the one since then.
+    pub(crate) fn denied(&self, account: &Arc<AccountState>, error: KeyError, epoch: Epoch, now: Moment) {
+        let (until, _account) = (now.after(DENIED), Arc::clone(account));
+        self.denied.insert(account.path.clone(), Refusal { of: (), error, epoch, until, _account });
+    }
+
+    pub(crate) fn denial(&self, account: &AccountState, epoch: Epoch, now: Moment) -> Option<KeyError> {
+        self.denied.get(&account.path)?.answer(&(), epoch, now)
+    }
+
+    pub(crate) fn corrupt(
+        &self,
+        account: &Arc<AccountState>,
+        record: &KekRecord,
+        error: KeyError,
+        epoch: Epoch,
+        now: Moment,
+    ) {
+        let (of, until, _account) = (self.hash(record), now.after(CORRUPT), Arc::clone(account));
+        self.corrupt.insert(name(record), Refusal { of, error, epoch, until, _account });
+    }
+
+    pub(crate) fn corruption(&self, record: &KekRecord, epoch: Epoch, now: Moment) -> Option<KeyError> {
+        self.corrupt.get(&name(record))?.answer(&self.hash(record), epoch, now)
+    }
+
+    pub(crate) fn not_found(&self, account: &Arc<AccountState>, id: KekId, error: KeyError, epoch: Epoch, now: Moment) {
+        let (until, _account) = (now.after(NOT_FOUND), Arc::clone(account));
+        self.not_found.insert((account.path.clone(), id), Refusal { of: (), error, epoch, until, _account });
+    }
+
+    pub(crate) fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch, now: Moment) -> Option<KeyError> {
+        self.not_found.get(&(account.path.clone(), id))?.answer(&(), epoch, now)
+    }
+
+    /// By its bytes as they are stored.
+    fn hash(&self, record: &KekRecord) -> u64 {
+        self.hasher.hash_one(record.encode().unwrap_or_default())
+    }
+}
+
+fn name(record: &KekRecord) -> (KeyPath, KekId) {
+    (record.identity.path.clone(), record.identity.id)
+}

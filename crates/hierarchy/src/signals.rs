@@ -1,0 +1,266 @@
+//! What the engine counts: for [`Stats`], and for whatever recorder the `metrics` crate has.
+//!
+//! Labels are bounded: no account, no KEK id. The names are listed at [`Stats`].
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use keystrata_memory::MemoryReport;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::error::KeyError;
+
+/// What happened in this process since the hierarchy was built. The same counts are metrics.
+///
+/// | field | metric | counts |
+/// |---|---|---|
+/// | `hits` | `keystrata_kek_hits_total` | operations that found their KEK in memory |
+/// | `misses` | `keystrata_kek_misses_total` | operations that had to wait for one |
+/// | `shared_waits` | `keystrata_kek_shared_waits_total` | waits for a load that another began |
+/// | `loads` | `keystrata_kek_loads_total{outcome="ok"}` | KEKs that the root key unwrapped or generated |
+/// | `failed_loads` | `keystrata_kek_loads_total{outcome=…}` | the others: `throttled`, `denied`, `unavailable`, `overloaded`, `corrupt`, `late`, `other` |
+/// | `refreshes` | `keystrata_kek_refreshes_total` | loads begun ahead of a deadline |
+/// | `expiries` | `keystrata_kek_expiries_total` | KEKs overwritten at their deadline |
+/// | `evictions` | `keystrata_kek_evictions_total` | KEKs overwritten to make room |
+/// | `invalidations` | `keystrata_kek_invalidations_total` | calls to invalidate, and denials that did |
+/// | `denials` | `keystrata_kek_denials_total` | denials by the KMS |
+/// | `remembered` | `keystrata_kek_remembered_refusals_total` | refusals answered from memory, without a call |
+/// | `wiped` | `keystrata_kek_wiped_total` | KEKs overwritten for whatever reason |
+/// | `stale_uses` | `keystrata_kek_stale_uses_total` | times that a KEK was let beyond its deadline |
+/// | `rotations` | `keystrata_kek_rotations_total` | new primaries made in place of an old one |
+///
+/// Gauges: `keystrata_memory_slots_used`, `keystrata_memory_slots`, `keystrata_memory_locked_bytes`,
+/// `keystrata_memory_unlocked_bytes`, `keystrata_keks`. Histogram: `keystrata_kek_age_at_use_seconds`, the time since the
+/// KMS authorised a KEK, at one of 64 hits and at every miss.
+///
+/// Hits and gauges reach the recorder once a second while a KEK is in memory, the rest at once. A recorder has to be
+/// installed before the hierarchy is built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the table says it
+pub struct Stats {
+    pub hits: u64,
+    pub misses: u64,
+    pub shared_waits: u64,
+    pub loads: u64,
+    pub failed_loads: u64,
+    pub refreshes: u64,
+    pub expiries: u64,
+    pub evictions: u64,
+    pub invalidations: u64,
+    pub denials: u64,
+    pub remembered: u64,
+    pub wiped: u64,
+    pub stale_uses: u64,
+    pub rotations: u64,
+}
+
+/// One count, here and at the recorder.
+pub(crate) struct Count {
+    value: AtomicU64,
+    counter: Counter,
+}
+
+impl Count {
+    fn new(counter: Counter) -> Self {
+        Self { value: AtomicU64::new(0), counter }
+    }
+
+    pub(crate) fn add(&self, more: u64) {
+        if more > 0 {
+            self.value.fetch_add(more, Ordering::Relaxed);
+            self.counter.increment(more);
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) struct Signals {
+    hits: Striped,
+    hits_published: AtomicU64,
+    hits_counter: Counter,
+    pub(crate) misses: Count,
+    pub(crate) shared_waits: Count,
+    loads: [Count; Outcome::ALL.len()],
+    pub(crate) refreshes: Count,
+    pub(crate) expiries: Count,
+    pub(crate) evictions: Count,
+    pub(crate) invalidations: Count,
+    pub(crate) denials: Count,
+    pub(crate) remembered: Count,
+    pub(crate) wiped: Count,
+    pub(crate) stale_uses: Count,
+    pub(crate) rotations: Count,
+    age_at_use: Histogram,
+    gauges: [Gauge; 5],
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    Ok,
+    Throttled,
+    Denied,
+    Unavailable,
+    Overloaded,
+    Corrupt,
+    Late,
+    Other,
+}
+
+impl Outcome {
+    const ALL: [(Self, &str); 8] = [
+        (Self::Ok, "ok"),
+        (Self::Throttled, "throttled"),
+        (Self::Denied, "denied"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Overloaded, "overloaded"),
+        (Self::Corrupt, "corrupt"),
+        (Self::Late, "late"),
+        (Self::Other, "other"),
+    ];
+
+    fn of<T>(loaded: &Result<T, KeyError>) -> Self {
+        match loaded {
+            Ok(_) => Self::Ok,
+            Err(KeyError::Throttled(_)) => Self::Throttled,
+            Err(KeyError::Denied(_)) => Self::Denied,
+            Err(KeyError::RootUnavailable(_)) => Self::Unavailable,
+            Err(KeyError::Overloaded(_)) => Self::Overloaded,
+            Err(KeyError::Corrupt { .. }) => Self::Corrupt,
+            Err(KeyError::Late { .. }) => Self::Late,
+            Err(_) => Self::Other,
+        }
+    }
+}
+
+impl Signals {
+    /// With the recorder that is installed now.
+    pub(crate) fn new() -> Self {
+        let count = |counter| Count::new(counter);
+        Self {
+            hits: Striped::default(),
+            hits_published: AtomicU64::new(0),
+            hits_counter: counter!("keystrata_kek_hits_total"),
+            misses: count(counter!("keystrata_kek_misses_total")),
+            shared_waits: count(counter!("keystrata_kek_shared_waits_total")),
+            loads: Outcome::ALL.map(|(_, outcome)| count(counter!("keystrata_kek_loads_total", "outcome" => outcome))),
+            refreshes: count(counter!("keystrata_kek_refreshes_total")),
+            expiries: count(counter!("keystrata_kek_expiries_total")),
+            evictions: count(counter!("keystrata_kek_evictions_total")),
+            invalidations: count(counter!("keystrata_kek_invalidations_total")),
+            denials: count(counter!("keystrata_kek_denials_total")),
+            remembered: count(counter!("keystrata_kek_remembered_refusals_total")),
+            wiped: count(counter!("keystrata_kek_wiped_total")),
+            stale_uses: count(counter!("keystrata_kek_stale_uses_total")),
+            rotations: count(counter!("keystrata_kek_rotations_total")),
+            age_at_use: histogram!("keystrata_kek_age_at_use_seconds"),
+            gauges: [
+                gauge!("keystrata_keks"),
+                gauge!("keystrata_memory_slots_used"),
+                gauge!("keystrata_memory_slots"),
+                gauge!("keystrata_memory_locked_bytes"),
+                gauge!("keystrata_memory_unlocked_bytes"),
+            ],
+        }
+    }
+
+    /// An operation found its KEK in memory. `age` is asked for one in 64.
+    pub(crate) fn hit(&self, age: impl FnOnce() -> Duration) {
+        if self.hits.add_one().is_multiple_of(64) {
+            self.age_at_use.record(age());
+        }
+    }
+
+    pub(crate) fn use_after_miss(&self, age: Duration) {
+        self.age_at_use.record(age);
+    }
+
+    /// The root key answered, or could not.
+    pub(crate) fn load<T>(&self, loaded: &Result<T, KeyError>) {
+        self.loads[Outcome::of(loaded) as usize].add(1);
+    }
+
+    /// Tells the recorder what is not told at once.
+    #[allow(clippy::cast_precision_loss)] // a gauge
+    pub(crate) fn publish(&self, memory: &MemoryReport, keks: usize) {
+        let hits = self.hits.sum();
+        let published = self.hits_published.fetch_max(hits, Ordering::Relaxed);
+        self.hits_counter.increment(hits.saturating_sub(published));
+        let values = [keks, memory.slots_used, memory.slots_capacity, memory.locked_bytes, memory.unlocked_bytes];
+        for (gauge, value) in self.gauges.iter().zip(values) {
+            gauge.set(value as f64);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (ok, failed) = self.loads.split_first().expect("there are outcomes");
+        Stats {
+            hits: self.hits.sum(),
+            misses: self.misses.get(),
+            shared_waits: self.shared_waits.get(),
+            loads: ok.get(),
+            failed_loads: failed.iter().map(Count::get).sum(),
+            refreshes: self.refreshes.get(),
+            expiries: self.expiries.get(),
+            evictions: self.evictions.get(),
+            invalidations: self.invalidations.get(),
+            denials: self.denials.get(),
+            remembered: self.remembered.get(),
+            wiped: self.wiped.get(),
+            stale_uses: self.stale_uses.get(),
+            rotations: self.rotations.get(),
+        }
+    }
+}
+
+/// A count that threads add to without waiting for each other's caches.
+#[derive(Default)]
+struct Striped([Stripe; 16]);
+
+#[derive(Default)]
+#[repr(align(128))] // two lines: some processors fetch them in pairs
+struct Stripe(AtomicU64);
+
+impl Striped {
+    /// Gives the stripe's count before.
+    fn add_one(&self) -> u64 {
+        self.0[stripe() % self.0.len()].0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static MINE: Cell<usize> = const { Cell::new(usize::MAX) });
+    MINE.with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        mine.get()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_count_apart_and_add_up() {
+        let signals = Signals::new();
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| (0..1_000).for_each(|_| signals.hit(Duration::default)));
+            }
+        });
+        assert_eq!(signals.stats().hits, 20_000);
+    }
+}
