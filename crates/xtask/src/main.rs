@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod fuzz;
 mod lint;
 mod setup;
 mod step;
 mod test;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +24,14 @@ struct Args {
 enum Chore {
     /// Install what the tests need, then run all of them, the examples and `check`.
     Test,
+    /// Run the fuzz targets, as many at a time as there are cores; a find fails, and says how to see it again.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+        seconds: u64,
+        /// Which ones; all of them if none is named.
+        targets: Vec<String>,
+    },
     /// Formatting, clippy and docs without a warning; every feature alone; benches and examples build.
     Lint,
     /// Layers between crates, where memory may be touched raw, versions, oldest compiler, tracked files.
@@ -32,6 +41,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Args::parse().chore {
         Chore::Test => test::run(),
+        Chore::Fuzz { seconds, targets } => fuzz::run(Duration::from_secs(seconds), &targets),
         Chore::Lint => lint::run(),
         Chore::Check => check::run(),
     };

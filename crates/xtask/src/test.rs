@@ -1,14 +1,17 @@
 //! `cargo xtask test`: every test there is, in the order in which a failure is cheapest.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{
-    check, setup,
+    check, fuzz, setup,
     step::{self, cargo},
     workspace::Workspace,
 };
+
+/// How long each fuzz target runs here: enough to see that none is broken. `cargo xtask fuzz` is for longer.
+const FUZZ_TIME: Duration = Duration::from_mins(1);
 
 pub(crate) fn run() -> Result<()> {
     setup::dependencies()?;
@@ -20,7 +23,8 @@ pub(crate) fn run() -> Result<()> {
     examples(&workspace)?;
     vectors(&workspace)?;
     loom(&workspace)?;
-    address_sanitizer(&workspace)
+    address_sanitizer(&workspace)?;
+    fuzz::run(FUZZ_TIME, &[])
 }
 
 /// Tests that need a server are ignored ones in a test target named `servers`, and run here, where setup provides it.
@@ -70,7 +74,6 @@ fn loom(workspace: &Workspace) -> Result<()> {
 
 /// The one crate with raw pointers under the address sanitizer.
 fn address_sanitizer(workspace: &Workspace) -> Result<()> {
-    let host = host()?;
     let mut options = std::env::var_os("ASAN_OPTIONS").unwrap_or_default();
     // Arenas live as long as the process by design.
     options.push(":detect_leaks=0");
@@ -79,17 +82,11 @@ fn address_sanitizer(workspace: &Workspace) -> Result<()> {
         // With a target given, the flags do not reach build scripts and macros, which would not load. Doc tests are
         // left out: they would need the flag in RUSTDOCFLAGS too and touch nothing that the tests do not.
         cargo("test --locked -p keystrata-memory --all-features --lib --tests --target")
-            .arg(host)
+            .arg(step::host()?)
             // The sanitizer is an unstable flag of a stable compiler; only this test build uses it.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", "-Zsanitizer=address")
             .env("ASAN_OPTIONS", options)
             .env("CARGO_TARGET_DIR", workspace.target.join("asan")),
     )
-}
-
-fn host() -> Result<String> {
-    let about = step::output(Command::new("rustc").arg("-vV"))?;
-    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    Ok(host.to_owned())
 }

@@ -1,6 +1,6 @@
-//! Writes a small corpus to `corpus/`: good envelopes of telling lengths, their texts, and a KEK record.
+//! Writes a small corpus to a folder: good envelopes of telling lengths, their texts, and a KEK record.
 
-use std::{fs, io, path::Path};
+use std::{env, fs, io, path::Path};
 
 use keystrata_primitives::{
     KekIdentity, KekRecord, KekState, RootKeyId, SecretKey, WrappedSecret, Wrapper,
@@ -9,7 +9,8 @@ use keystrata_primitives::{
 use keystrata_primitives_fuzz::{Account, AnySuite, plaintext, seal};
 
 fn main() -> io::Result<()> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let corpus = env::args_os().nth(1).ok_or_else(|| io::Error::other("say which folder to write to"))?;
+    let corpus = Path::new(&corpus);
     let lengths = [0, 1, 100, CHUNK_LEN - 1, CHUNK_LEN, CHUNK_LEN + 1, 2 * CHUNK_LEN, 3 * CHUNK_LEN + 7];
     for (suite, len) in lengths.into_iter().flat_map(|len| [(AnySuite::One, len), (AnySuite::Two, len)]) {
         let account = Account::new(suite, 1);
@@ -19,22 +20,22 @@ fn main() -> io::Result<()> {
             AnySuite::Two => (format!("two-{len}"), 0x80),
         };
         let envelope = seal(&account, &plaintext(len as u32));
-        put(&corpus, "parse", &name, &envelope)?;
+        put(corpus, "parse", &name, &envelope)?;
         if len < CHUNK_LEN {
-            put(&corpus, "text", &name, envelope::to_text(&envelope).as_bytes())?;
+            put(corpus, "text", &name, envelope::to_text(&envelope).as_bytes())?;
         }
         // Damage rather than raw bytes, the suite, a length, and what is done to the envelope.
         let mut calls = vec![0, 0, 0, 0x80, 0, 0, 0, chosen];
         calls.extend_from_slice(&(len as u32).to_le_bytes());
         calls.extend((0..60).map(|i: u32| (i.wrapping_mul(97) % 251) as u8));
-        put(&corpus, "open", &name, &calls)?;
-        put(&corpus, "open_range", &name, &calls[4..])?;
+        put(corpus, "open", &name, &calls)?;
+        put(corpus, "open_range", &name, &calls[4..])?;
     }
     let account = Account::new(AnySuite::One, 1);
     let header = &seal(&account, b"plaintext")[..envelope::HEADER_LEN];
-    put(&corpus, "rewrap", "header", &[&[0; 8], header].concat())?;
-    put(&corpus, "rewrap", "flips", &[0, 0, 0, 0x80, 0, 0, 0, 0x80, 3, 2, 1])?;
-    put(&corpus, "parse", "record", &record(account.kek().identity()))?;
+    put(corpus, "rewrap", "header", &[&[0; 8], header].concat())?;
+    put(corpus, "rewrap", "flips", &[0, 0, 0, 0x80, 0, 0, 0, 0x80, 3, 2, 1])?;
+    put(corpus, "parse", "record", &record(account.kek().identity()))?;
     Ok(())
 }
 
