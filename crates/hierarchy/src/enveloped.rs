@@ -7,7 +7,10 @@ use base64::{
     alphabet::{Alphabet, STANDARD, URL_SAFE},
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE_NO_PAD},
 };
-use keystrata_primitives::{RandomnessError, envelope::SealError, simple};
+use keystrata_primitives::{
+    RandomnessError,
+    simple::{self, SimpleSealError},
+};
 
 use crate::root::{RootContext, RootKey, RootKeyError};
 
@@ -60,12 +63,11 @@ pub enum EnvelopedError {
     Randomness(#[from] RandomnessError),
 }
 
-impl From<SealError> for EnvelopedError {
-    fn from(error: SealError) -> Self {
+impl From<SimpleSealError> for EnvelopedError {
+    fn from(error: SimpleSealError) -> Self {
         match error {
-            SealError::TooLong { len } => Self::TooLong { len },
-            SealError::Randomness(error) => Self::Randomness(error),
-            other => unreachable!("the plain form has no context and no other limit: {other}"),
+            SimpleSealError::TooLong { len } => Self::TooLong { len },
+            SimpleSealError::Randomness(error) => Self::Randomness(error),
         }
     }
 }

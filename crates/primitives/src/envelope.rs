@@ -90,18 +90,31 @@ use crate::{
 };
 
 /// Why sealing failed. Nothing was sealed.
+///
+/// Not `non_exhaustive`: what seals on behalf of others passes each case on, and is to notice a new one.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SealError {
     /// The context breaks a rule of its own.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// The plaintext is longer than the form it is sealed to allows, or than the result could be in memory.
+    /// The plaintext has more than 2³² chunks, or the result could not be in memory.
     #[error("{len} bytes are too long to be sealed as one object; split it")]
     TooLong {
         /// How many bytes it has.
         len: usize,
     },
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    Randomness(#[from] RandomnessError),
+}
+
+/// Why sealing into a buffer of the caller's failed. Nothing was sealed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealIntoError {
+    /// It would have failed with any buffer.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The output is not as long as the envelope.
     #[error("the output has {len} bytes and the envelope {needed}; make it as long as `sealed_len` says")]
     OutputLength {
@@ -116,9 +129,6 @@ pub enum SealError {
         /// How many bytes the buffer has.
         len: usize,
     },
-    /// The operating system gave no random bytes.
-    #[error(transparent)]
-    Randomness(#[from] RandomnessError),
 }
 
 /// Why an envelope did not open. Nothing of its plaintext is released.
@@ -170,18 +180,18 @@ pub(crate) fn seal_with<R: TryCryptoRng>(
     context: &Context,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    context.as_bytes()?;
+    let context = context.as_bytes()?;
     let mut out = vec![0; needed_len(plaintext)?];
-    seal_into_with(rng, kek, context, plaintext, &mut out)?;
+    seal_whole(rng, kek, context, plaintext, &mut out)?;
     Ok(out)
 }
 
 /// Seals `plaintext` into `out`, which must have exactly [`sealed_len`] bytes. Allocates nothing.
 ///
 /// # Errors
-/// [`SealError`] as [`seal`], and [`SealError::OutputLength`] for an output of another length. On any failure `out` is
-/// zero throughout.
-pub fn seal_into(kek: &Kek<'_>, context: &Context, plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+/// [`SealIntoError::Seal`] as [`seal`], and [`SealIntoError::OutputLength`] for an output of another length. On any
+/// failure `out` is zero throughout.
+pub fn seal_into(kek: &Kek<'_>, context: &Context, plaintext: &[u8], out: &mut [u8]) -> Result<(), SealIntoError> {
     seal_into_with(&mut SysRng, kek, context, plaintext, out)
 }
 
@@ -191,7 +201,7 @@ pub(crate) fn seal_into_with<R: TryCryptoRng>(
     context: &Context,
     plaintext: &[u8],
     out: &mut [u8],
-) -> Result<(), SealError> {
+) -> Result<(), SealIntoError> {
     let sealed = try_seal_into(rng, kek, context, plaintext, out);
     if sealed.is_err() {
         out.fill(0);
@@ -205,12 +215,23 @@ fn try_seal_into<R: TryCryptoRng>(
     context: &Context,
     plaintext: &[u8],
     out: &mut [u8],
-) -> Result<(), SealError> {
-    let context = context.as_bytes()?;
+) -> Result<(), SealIntoError> {
+    let context = context.as_bytes().map_err(SealError::Context)?;
     let needed = needed_len(plaintext)?;
     if out.len() != needed {
-        return Err(SealError::OutputLength { len: out.len(), needed });
+        return Err(SealIntoError::OutputLength { len: out.len(), needed });
     }
+    Ok(seal_whole(rng, kek, context, plaintext, out).map_err(SealError::Randomness)?)
+}
+
+/// `out` has the length of the envelope.
+fn seal_whole<R: TryCryptoRng>(
+    rng: &mut R,
+    kek: &Kek<'_>,
+    context: &[u8],
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<(), RandomnessError> {
     let (header, body) = out.split_first_chunk_mut().expect("an envelope begins with its header");
     start::begin(rng, kek, context, header)?.seal_all(plaintext, body);
     Ok(())
@@ -226,9 +247,9 @@ fn needed_len(plaintext: &[u8]) -> Result<usize, SealError> {
 /// [`open_in_place`] leaves it. Afterwards all of `buffer` is the envelope.
 ///
 /// # Errors
-/// [`SealError`] as [`seal`], and [`SealError::BufferLength`] if no envelope has the length of `buffer`. On any failure
-/// `buffer` is as it was.
-pub fn seal_in_place(kek: &Kek<'_>, context: &Context, buffer: &mut [u8]) -> Result<(), SealError> {
+/// [`SealIntoError::Seal`] as [`seal`], and [`SealIntoError::BufferLength`] if no envelope has the length of `buffer`. On
+/// any failure `buffer` is as it was.
+pub fn seal_in_place(kek: &Kek<'_>, context: &Context, buffer: &mut [u8]) -> Result<(), SealIntoError> {
     seal_in_place_with(&mut SysRng, kek, context, buffer)
 }
 
@@ -237,11 +258,11 @@ pub(crate) fn seal_in_place_with<R: TryCryptoRng>(
     kek: &Kek<'_>,
     context: &Context,
     buffer: &mut [u8],
-) -> Result<(), SealError> {
-    let context = context.as_bytes()?;
-    let len = plaintext_len(buffer.len()).ok_or(SealError::BufferLength { len: buffer.len() })?;
+) -> Result<(), SealIntoError> {
+    let context = context.as_bytes().map_err(SealError::Context)?;
+    let len = plaintext_len(buffer.len()).ok_or(SealIntoError::BufferLength { len: buffer.len() })?;
     let (header, body) = buffer.split_first_chunk_mut().expect("an envelope begins with its header");
-    start::begin(rng, kek, context, header)?.seal_all_in_place(len, body);
+    start::begin(rng, kek, context, header).map_err(SealError::Randomness)?.seal_all_in_place(len, body);
     Ok(())
 }
 

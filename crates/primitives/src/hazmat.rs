@@ -8,11 +8,11 @@ use rand::TryCryptoRng;
 
 use crate::{
     context::Context,
-    envelope::{self, HEADER_LEN, RewrapError, SealError, Sealer},
+    envelope::{self, HEADER_LEN, RewrapError, SealError, SealIntoError, Sealer},
     kek::{Kek, KekIdentity},
     key::SecretKey,
     random::RandomnessError,
-    simple,
+    simple::{self, SimpleSealError},
     wrap::{self, WRAPPED_LEN},
 };
 
@@ -39,7 +39,7 @@ pub fn seal_envelope_into_with_rng<R: TryCryptoRng>(
     context: &Context,
     plaintext: &[u8],
     out: &mut [u8],
-) -> Result<(), SealError> {
+) -> Result<(), SealIntoError> {
     envelope::seal_into_with(rng, kek, context, plaintext, out)
 }
 
@@ -52,7 +52,7 @@ pub fn seal_envelope_in_place_with_rng<R: TryCryptoRng>(
     kek: &Kek<'_>,
     context: &Context,
     buffer: &mut [u8],
-) -> Result<(), SealError> {
+) -> Result<(), SealIntoError> {
     envelope::seal_in_place_with(rng, kek, context, buffer)
 }
 
@@ -113,7 +113,7 @@ pub fn wrap_child_with_rng<R: TryCryptoRng>(
 ///
 /// # Errors
 /// As [`simple::seal`].
-pub fn seal_simple_with_nonce(key: &SecretKey, nonce: &[u8; 24], plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+pub fn seal_simple_with_nonce(key: &SecretKey, nonce: &[u8; 24], plaintext: &[u8]) -> Result<Vec<u8>, SimpleSealError> {
     simple::seal_with_nonce(key, nonce, plaintext)
 }
 
@@ -125,7 +125,7 @@ pub fn seal_simple_aes256_gcm_with_nonce(
     key: &SecretKey,
     nonce: &[u8; 12],
     plaintext: &[u8],
-) -> Result<Vec<u8>, SealError> {
+) -> Result<Vec<u8>, SimpleSealError> {
     simple::aes256_gcm::seal_with_nonce(key, nonce, plaintext)
 }
 

@@ -9,7 +9,7 @@ use std::io::{Cursor, Read, Write};
 use common::{Account, Broken, CHUNK, Counting, HEADER, LENGTHS, SEALED_CHUNK, context, plaintext};
 use keystrata_primitives::{
     Context, ContextError, Suite,
-    envelope::{self, EnvelopeError, ObjectKey, OpenError, Opener, SealError},
+    envelope::{self, EnvelopeError, ObjectKey, OpenError, Opener, SealError, SealIntoError},
     hazmat,
 };
 use proptest::{prelude::*, sample::Index};
@@ -162,17 +162,17 @@ fn a_refused_seal_leaves_zeros_or_the_plaintext_and_says_why() {
     let mut out = vec![0xee; 204];
 
     let refused = envelope::seal_into(&kek, &twice, &[1; 64], &mut out).unwrap_err();
-    assert!(matches!(refused, SealError::Context(ContextError::DuplicateName { .. })));
+    assert!(matches!(refused, SealIntoError::Seal(SealError::Context(ContextError::DuplicateName { .. }))));
     assert_eq!(out, [0; 204]);
     for len in [0, 123, 203, 205] {
         let mut out = vec![0xee; len];
         let refused = envelope::seal_into(&kek, &context(), &[1; 64], &mut out).unwrap_err();
-        assert!(matches!(refused, SealError::OutputLength { len: had, needed: 204 } if had == len));
+        assert!(matches!(refused, SealIntoError::OutputLength { len: had, needed: 204 } if had == len));
         assert!(out.iter().all(|byte| *byte == 0));
     }
     out.fill(0xee);
     let refused = hazmat::seal_envelope_into_with_rng(&mut Broken, &kek, &context(), &[1; 64], &mut out).unwrap_err();
-    assert!(matches!(refused, SealError::Randomness(_)));
+    assert!(matches!(refused, SealIntoError::Seal(SealError::Randomness(_))));
     assert_eq!(out, [0; 204]);
 
     out.fill(0xee);
@@ -180,13 +180,13 @@ fn a_refused_seal_leaves_zeros_or_the_plaintext_and_says_why() {
         envelope::seal_in_place(&kek, &twice, &mut out),
         hazmat::seal_envelope_in_place_with_rng(&mut Broken, &kek, &context(), &mut out),
     ] {
-        assert!(matches!(refused, Err(SealError::Context(_) | SealError::Randomness(_))));
+        assert!(matches!(refused, Err(SealIntoError::Seal(SealError::Context(_) | SealError::Randomness(_)))));
         assert_eq!(out, [0xee; 204], "the plaintext is still there");
     }
     for len in [0, 123, 139, HEADER + SEALED_CHUNK, HEADER + SEALED_CHUNK + 15] {
         let mut buffer = vec![0xee; len];
         let refused = envelope::seal_in_place(&kek, &context(), &mut buffer);
-        assert!(matches!(refused, Err(SealError::BufferLength { len: had }) if had == len));
+        assert!(matches!(refused, Err(SealIntoError::BufferLength { len: had }) if had == len));
         assert!(buffer.iter().all(|byte| *byte == 0xee));
     }
     assert!(matches!(

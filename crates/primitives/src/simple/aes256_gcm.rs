@@ -6,10 +6,9 @@
 
 use secrecy::ExposeSecret;
 
-use super::{SimpleRejected, sealed_len};
+use super::{SimpleRejected, SimpleSealError, sealed_len};
 use crate::{
     aead::{CHUNK_NONCE_LEN, ChunkCipher, TAG_LEN},
-    envelope::SealError,
     key::SecretKey,
     random,
     suite::Suite,
@@ -23,9 +22,9 @@ pub const OVERHEAD: usize = CHUNK_NONCE_LEN + TAG_LEN;
 /// Seals `plaintext` under `key` with a random nonce.
 ///
 /// # Errors
-/// - [`SealError::TooLong`]: over 68,719,476,704 bytes (64 GiB), which is as far as the cipher counts.
-/// - [`SealError::Randomness`]: the operating system gives no nonce.
-pub fn seal(key: &SecretKey, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+/// - [`SimpleSealError::TooLong`]: over 68,719,476,704 bytes (64 GiB), which is as far as the cipher counts.
+/// - [`SimpleSealError::Randomness`]: the operating system gives no nonce.
+pub fn seal(key: &SecretKey, plaintext: &[u8]) -> Result<Vec<u8>, SimpleSealError> {
     let mut nonce = [0; CHUNK_NONCE_LEN];
     random::fill(&mut nonce)?;
     seal_with_nonce(key, &nonce, plaintext)
@@ -35,7 +34,7 @@ pub(crate) fn seal_with_nonce(
     key: &SecretKey,
     nonce: &[u8; CHUNK_NONCE_LEN],
     plaintext: &[u8],
-) -> Result<Vec<u8>, SealError> {
+) -> Result<Vec<u8>, SimpleSealError> {
     let mut sealed = vec![0; sealed_len(SUITE, OVERHEAD, plaintext.len())?];
     let (nonce_out, body) = sealed.split_at_mut(CHUNK_NONCE_LEN);
     nonce_out.copy_from_slice(nonce);
@@ -53,45 +52,4 @@ pub fn open(key: &SecretKey, sealed: &[u8]) -> Result<Vec<u8>, SimpleRejected> {
     let mut plaintext = vec![0; len];
     ChunkCipher::new(SUITE, key.expose_secret()).open(nonce, body, &mut plaintext).map_err(|_| SimpleRejected)?;
     Ok(plaintext)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn opens_what_it_sealed_and_nothing_else() {
-        let key = SecretKey::from_slice(&[1; 32]).unwrap();
-        for len in [0, 1, 15, 16, 17, 100_000] {
-            let plaintext = vec![7; len];
-            let sealed = seal(&key, &plaintext).unwrap();
-            assert_eq!(sealed.len(), len + OVERHEAD);
-            assert_eq!(open(&key, &sealed), Ok(plaintext));
-        }
-        let sealed = seal(&key, b"four").unwrap();
-        assert_eq!(open(&SecretKey::from_slice(&[2; 32]).unwrap(), &sealed), Err(SimpleRejected));
-        for cut in 0..sealed.len() {
-            assert_eq!(open(&key, &sealed[..cut]), Err(SimpleRejected), "cut at {cut}");
-        }
-        for bit in 0..8 * sealed.len() {
-            let mut flipped = sealed.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(open(&key, &flipped), Err(SimpleRejected), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn two_seals_of_one_plaintext_differ() {
-        let key = SecretKey::from_slice(&[1; 32]).unwrap();
-        assert_ne!(seal(&key, b"same").unwrap(), seal(&key, b"same").unwrap());
-    }
-
-    #[test]
-    #[cfg(target_pointer_width = "64")]
-    fn more_than_the_cipher_can_count_is_refused_before_it_runs() {
-        let sealed_len = |len| sealed_len(SUITE, OVERHEAD, len).ok();
-        assert_eq!(sealed_len(68_719_476_704), Some(68_719_476_732));
-        assert_eq!(sealed_len(68_719_476_705), None);
-        assert_eq!(sealed_len(usize::MAX), None);
-    }
 }

@@ -18,6 +18,10 @@ pub enum StreamError {
         chunk: u64,
     },
     /// The bytes end where no authentic envelope ends: cut short, or altered in the last chunk.
+    ///
+    /// The two cannot be told apart. No envelope says how long it is: its end is where a chunk shorter than 16 KiB opens.
+    /// If the bytes end and what is left does not open, a cut has made it the front of a longer chunk, or an alteration
+    /// has made it another one; only the tag could tell, and it says no to both. A cut is what happens, so it has the name.
     Truncated {
         /// How many bytes of the envelope there are.
         len: u64,
