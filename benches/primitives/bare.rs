@@ -10,6 +10,7 @@ use rand::{TryRng, rngs::SysRng};
 const TAG_LEN: usize = 16;
 
 /// Sealed bytes and what opens them.
+#[derive(Clone)]
 pub(crate) struct Bare {
     key: [u8; 32],
     nonce: [u8; 24],
@@ -36,6 +37,45 @@ pub(crate) fn open(suite: Suite, bare: &Bare) -> Vec<u8> {
     let mut plaintext = vec![0; bare.sealed.len() - TAG_LEN];
     open_into(&cipher, nonce, &bare.sealed, &mut plaintext);
     plaintext
+}
+
+/// What seals and opens on buffers of the caller's, with a fresh key for each.
+impl Bare {
+    pub(crate) fn open_into(&self, suite: Suite, plaintext: &mut [u8]) {
+        let (cipher, nonce) = cipher(suite, &self.key, &self.nonce);
+        open_into(&cipher, nonce, &self.sealed, plaintext);
+    }
+
+    /// `buffer` holds [`sealed`](Self::sealed), and its plaintext afterwards.
+    pub(crate) fn open_in_place(&self, suite: Suite, buffer: &mut [u8]) {
+        let (cipher, nonce) = cipher(suite, &self.key, &self.nonce);
+        cipher.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), buffer).expect("sealed here");
+    }
+
+    /// Reads what `other` holds, of the same length.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        self.sealed.copy_from_slice(&other.sealed);
+    }
+
+    pub(crate) fn sealed(&self) -> &[u8] {
+        &self.sealed
+    }
+}
+
+/// One seal of `plaintext` into `out`, longer by the tag.
+pub(crate) fn seal_to(suite: Suite, plaintext: &[u8], out: &mut [u8]) {
+    let (key, nonce) = split(&random::<56>());
+    let (cipher, nonce) = cipher(suite, &key, &nonce);
+    seal_into(&cipher, nonce, plaintext, out);
+}
+
+/// One seal of all of `buffer` but its last 16 bytes, where the tag goes.
+pub(crate) fn seal_in_place(suite: Suite, buffer: &mut [u8]) {
+    let (key, nonce) = split(&random::<56>());
+    let (cipher, nonce) = cipher(suite, &key, &nonce);
+    let (body, tag) = buffer.split_at_mut(buffer.len() - TAG_LEN);
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    cipher.seal_in_place_scatter(nonce, Aad::empty(), body, &[], tag).expect("lengths match");
 }
 
 /// "Three levels, nothing else": a fresh DEK wrapped by the KEK, and the data under it, both with AES-256-GCM. No KDF,
