@@ -37,6 +37,8 @@ mod error;
 mod map;
 #[cfg(not(loom))]
 mod process_local;
+#[cfg(not(loom))]
+pub mod random;
 mod sync;
 
 #[cfg(not(loom))]

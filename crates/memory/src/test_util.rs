@@ -6,6 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use self::counting::CountingAllocator;
 
+/// [`random::fill`](crate::random::fill) as it is where the kernel has no `getrandom` in the vDSO.
+///
+/// # Errors
+/// As [`random::fill`](crate::random::fill).
+pub fn fill_by_system_call(bytes: &mut [u8]) -> Result<(), crate::random::RandomError> {
+    crate::random::fill_by_system_call(bytes)
+}
+
 /// How long a child may take: one that hangs on a lock caught by the fork must fail its test, not stall it.
 const CHILD_SECONDS: libc::c_uint = 60;
 

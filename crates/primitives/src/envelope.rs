@@ -68,7 +68,7 @@ mod start;
 mod stream;
 mod text;
 
-use rand::{TryCryptoRng, rngs::SysRng};
+use rand::TryCryptoRng;
 use zeroize::Zeroize;
 
 pub use self::header::{CHUNK_LEN, EnvelopeError, HEADER_LEN, Header, MAX_CHUNKS, MIN_LEN, plaintext_len, sealed_len};
@@ -85,7 +85,7 @@ pub use self::{
 use crate::{
     context::{Context, ContextError},
     kek::Kek,
-    random::RandomnessError,
+    random::{KernelRng, RandomnessError},
     suite::Suite,
 };
 
@@ -171,7 +171,7 @@ pub enum OpenError {
 /// # Errors
 /// [`SealError`] for a context that breaks a rule, more than 2³² chunks, or no random bytes.
 pub fn seal(kek: &Kek<'_>, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
-    seal_with(&mut SysRng, kek, context, plaintext)
+    seal_with(&mut KernelRng, kek, context, plaintext)
 }
 
 pub(crate) fn seal_with<R: TryCryptoRng>(
@@ -192,7 +192,7 @@ pub(crate) fn seal_with<R: TryCryptoRng>(
 /// [`SealIntoError::Seal`] as [`seal`], and [`SealIntoError::OutputLength`] for an output of another length. On any
 /// failure `out` is zero throughout.
 pub fn seal_into(kek: &Kek<'_>, context: &Context, plaintext: &[u8], out: &mut [u8]) -> Result<(), SealIntoError> {
-    seal_into_with(&mut SysRng, kek, context, plaintext, out)
+    seal_into_with(&mut KernelRng, kek, context, plaintext, out)
 }
 
 pub(crate) fn seal_into_with<R: TryCryptoRng>(
@@ -250,7 +250,7 @@ fn needed_len(plaintext: &[u8]) -> Result<usize, SealError> {
 /// [`SealIntoError::Seal`] as [`seal`], and [`SealIntoError::BufferLength`] if no envelope has the length of `buffer`. On
 /// any failure `buffer` is as it was.
 pub fn seal_in_place(kek: &Kek<'_>, context: &Context, buffer: &mut [u8]) -> Result<(), SealIntoError> {
-    seal_in_place_with(&mut SysRng, kek, context, buffer)
+    seal_in_place_with(&mut KernelRng, kek, context, buffer)
 }
 
 pub(crate) fn seal_in_place_with<R: TryCryptoRng>(

@@ -27,7 +27,7 @@ impl SecretKey {
     /// # Errors
     /// [`RandomnessError`] if the operating system gives none.
     pub fn generate() -> Result<Self, RandomnessError> {
-        Self::generate_with(&mut rand::rngs::SysRng)
+        Self::generate_with(&mut random::KernelRng)
     }
 
     pub(crate) fn generate_with<R: TryCryptoRng>(rng: &mut R) -> Result<Self, RandomnessError> {

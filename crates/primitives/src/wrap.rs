@@ -34,7 +34,7 @@ pub struct WrapRejected;
 /// # Errors
 /// [`RandomnessError`] if the operating system gives no nonce.
 pub fn wrap_key(key: &SecretKey, aad: &[u8], secret: &SecretKey) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
-    wrap_with(&mut rand::rngs::SysRng, ROOT_SUITE, key.expose_secret(), aad, secret.expose_secret())
+    wrap_with(&mut random::KernelRng, ROOT_SUITE, key.expose_secret(), aad, secret.expose_secret())
 }
 
 /// Opens what [`wrap_key`] made.
@@ -54,7 +54,7 @@ pub fn wrap_child(
     child: &KekIdentity,
     secret: &SecretKey,
 ) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
-    wrap_child_with(&mut rand::rngs::SysRng, parent, child, secret)
+    wrap_child_with(&mut random::KernelRng, parent, child, secret)
 }
 
 pub(crate) fn wrap_child_with<R: TryCryptoRng>(

@@ -1,6 +1,6 @@
 //! Rewrap: the same DEK under another KEK, in 124 new header bytes.
 
-use rand::{TryCryptoRng, rngs::SysRng};
+use rand::TryCryptoRng;
 use subtle::ConstantTimeEq;
 
 use super::{
@@ -12,7 +12,7 @@ use crate::{
     aead::WRAP_NONCE_LEN,
     kek::Kek,
     path::KeyPath,
-    random::{self, RandomnessError},
+    random::{self, KernelRng, RandomnessError},
     suite::Suite,
     wipe::Wiped,
 };
@@ -81,7 +81,7 @@ pub enum RewrapError {
 /// # Errors
 /// [`RewrapError`]; nothing has changed then.
 pub fn rewrap(old: &Kek<'_>, new: &Kek<'_>, header: &[u8; HEADER_LEN]) -> Result<[u8; HEADER_LEN], RewrapError> {
-    rewrap_with(&mut SysRng, old, new, header)
+    rewrap_with(&mut KernelRng, old, new, header)
 }
 
 pub(crate) fn rewrap_with<R: TryCryptoRng>(

@@ -8,11 +8,11 @@ use std::{
     task::{Context as TaskContext, Poll, ready},
 };
 
-use rand::{TryCryptoRng, rngs::SysRng};
+use rand::TryCryptoRng;
 use tokio::io::AsyncWrite;
 
 use super::{StreamError, is_retryable, seal_core::SealCore};
-use crate::{context::Context, envelope::SealError, kek::Kek};
+use crate::{context::Context, envelope::SealError, kek::Kek, random::KernelRng};
 
 /// [`Sealer`](super::Sealer) over tokio's [`AsyncWrite`].
 ///
@@ -35,7 +35,7 @@ impl<W: AsyncWrite + Unpin> AsyncSealer<W> {
     /// # Errors
     /// [`SealError`] for a context that breaks a rule, or no random bytes.
     pub fn new(kek: &Kek<'_>, context: &Context, inner: W) -> Result<Self, SealError> {
-        Self::with_rng(&mut SysRng, kek, context, inner)
+        Self::with_rng(&mut KernelRng, kek, context, inner)
     }
 
     pub(crate) fn with_rng<R: TryCryptoRng>(

@@ -135,7 +135,7 @@ mod tests {
             path: KeyPath::account("acme").unwrap(),
         };
         let kek = Kek::new(&[1; 32], &identity);
-        let mut core = SealCore::new(&mut rand::rngs::SysRng, &kek, &Context::none()).unwrap();
+        let mut core = SealCore::new(&mut crate::random::KernelRng, &kek, &Context::none()).unwrap();
         core.number = MAX_CHUNKS - 2;
         assert_eq!(core.accept(&[0; CHUNK_LEN]).unwrap(), CHUNK_LEN);
         core.written(core.pending().len()).unwrap();

@@ -5,10 +5,10 @@ use std::{
     io::{self, Write},
 };
 
-use rand::{TryCryptoRng, rngs::SysRng};
+use rand::TryCryptoRng;
 
 use super::{StreamError, is_retryable, seal_core::SealCore};
-use crate::{context::Context, envelope::SealError, kek::Kek};
+use crate::{context::Context, envelope::SealError, kek::Kek, random::KernelRng};
 
 /// A writer that seals what is written to it into one envelope, and writes that to `W`.
 ///
@@ -36,7 +36,7 @@ impl<W: Write> Sealer<W> {
     /// # Errors
     /// [`SealError`] for a context that breaks a rule, or no random bytes.
     pub fn new(kek: &Kek<'_>, context: &Context, inner: W) -> Result<Self, SealError> {
-        Self::with_rng(&mut SysRng, kek, context, inner)
+        Self::with_rng(&mut KernelRng, kek, context, inner)
     }
 
     pub(crate) fn with_rng<R: TryCryptoRng>(
