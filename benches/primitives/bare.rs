@@ -4,8 +4,9 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use chacha20::{R20, hchacha};
+use keystrata_memory::random::KernelRng;
 use keystrata_primitives::Suite;
-use rand::{TryRng, rngs::SysRng};
+use rand::TryRng;
 
 const TAG_LEN: usize = 16;
 
@@ -19,7 +20,7 @@ pub(crate) struct Bare {
 
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut random = [0; N];
-    SysRng.try_fill_bytes(&mut random).expect("random bytes");
+    KernelRng.try_fill_bytes(&mut random).expect("random bytes");
     random
 }
 

@@ -1,6 +1,7 @@
 //! Ratios of minima: every round runs each operation of a size once, so that noise falls on both ends alike.
 //!
-//! Times are those of this thread on a processor, the kernel's work for it included, so that waiting for one does not count.
+//! What takes long enough to be interrupted in every round is timed by this thread's time on a processor, the kernel's work
+//! for it included. That clock is too coarse on a virtual machine for the rest.
 
 use std::{
     hint::black_box,
@@ -15,13 +16,14 @@ use super::{SIZES, Subject, bare};
 
 /// Time for one size: over a second even at 64 MiB, and some thousands of rounds below.
 const PER_SIZE: Duration = Duration::from_secs(4);
-/// A timed batch takes at least this long, far above what reading the clock costs.
-const BATCH: Duration = Duration::from_micros(50);
+/// A timed batch takes at least this long, far above the clock's grain.
+const BATCH: Duration = Duration::from_micros(20);
 
 /// An operation, and its least time so far in nanoseconds.
 struct Case<'a> {
     run: Box<dyn FnMut() + 'a>,
     batch: u32,
+    clock: ClockId,
     best: f64,
 }
 
@@ -31,23 +33,25 @@ impl<'a> Case<'a> {
             black_box(run());
         });
         let mut batch = 1;
-        while time(&mut run, batch) < BATCH {
+        while time(&mut run, batch, ClockId::Monotonic) < BATCH {
             batch *= 2;
         }
-        Self { run, batch, best: f64::INFINITY }
+        let is_long = time(&mut run, 1, ClockId::ThreadCPUTime) > Duration::from_millis(1);
+        let clock = if is_long { ClockId::ThreadCPUTime } else { ClockId::Monotonic };
+        Self { run, batch, clock, best: f64::INFINITY }
     }
 }
 
-fn time(run: &mut dyn FnMut(), batch: u32) -> Duration {
-    let start = cpu_time();
+fn time(run: &mut dyn FnMut(), batch: u32, clock: ClockId) -> Duration {
+    let start = now(clock);
     for _ in 0..batch {
         run();
     }
-    cpu_time().saturating_sub(start)
+    now(clock).saturating_sub(start)
 }
 
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("a time since the thread began")
+fn now(clock: ClockId) -> Duration {
+    clock_gettime(clock).try_into().expect("a time since a beginning")
 }
 
 /// The least nanoseconds of each.
@@ -55,7 +59,7 @@ fn measure<const N: usize>(mut cases: [Case<'_>; N]) -> [f64; N] {
     let start = Instant::now();
     while start.elapsed() < PER_SIZE {
         for case in &mut cases {
-            let each = time(&mut case.run, case.batch).as_secs_f64() * 1e9 / f64::from(case.batch);
+            let each = time(&mut case.run, case.batch, case.clock).as_secs_f64() * 1e9 / f64::from(case.batch);
             case.best = case.best.min(each);
         }
     }
