@@ -1,27 +1,36 @@
 //! The arena that owns the pages, and the handles to its slots.
 
+mod chunk;
+mod slot;
+
 use std::{
     fmt, io,
-    mem::{ManuallyDrop, size_of},
-    ptr::NonNull,
+    mem::ManuallyDrop,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use zeroize::{Zeroize, Zeroizing};
-
+use self::chunk::{Chunk, Counts, Protection};
+pub use self::slot::Slot;
 use crate::{
     epoch::process_epoch,
     error::MemoryError,
     map::{Mapping, lock_limit_bytes, page_bytes},
-    raw::RawSlot,
+    pool::Pool,
 };
 
 /// 16 KiB: some 400 keys for a few system calls, and little locked memory in a process with few keys. Rounded up to a
 /// page where pages are larger.
-const CHUNK_BYTES: usize = 16 * 1024;
+const MIN_CHUNK_BYTES: usize = 16 * 1024;
+
+/// 64 KiB: a million keys take some 630 mappings instead of 2,450. Locking maps every page at once, and with 256 KiB that
+/// took longer than 100 µs under the feet of whoever came with a key just then.
+const MAX_CHUNK_BYTES: usize = 64 * 1024;
+
+/// A chunk is at most this part of the memory that there is, so that little is mapped beyond need.
+const GROWTH_PART: usize = 8;
 
 /// What to do when the memory for more slots cannot be locked in RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,14 +42,32 @@ pub enum OnUnprotected {
     Refuse,
 }
 
+/// Where an arena's memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Backing {
+    /// [`Secret`](Self::Secret) where it is to be had, else [`Locked`](Self::Locked).
+    #[default]
+    Automatic,
+    /// Linux's `memfd_secret` (from 5.14, unless switched off at boot) or nothing: pages that the kernel takes out of its own
+    /// map of memory, so that neither root by way of `/proc/PID/mem`, nor a debugger, nor a core dump sees them, and that
+    /// are not mapped in a forked child. They count as locked memory, and the system cannot hibernate while there are any.
+    Secret,
+    /// Ordinary pages, locked in RAM, left out of core dumps, and empty in a forked child.
+    Locked,
+}
+
 /// How an [`Arena`] behaves.
 #[derive(Debug, Clone, Default)]
 pub struct ArenaConfig {
+    /// Where the memory comes from. Default: [`Backing::Automatic`].
+    pub backing: Backing,
     /// Whether keys may rest in memory that can be swapped out. Default: [`OnUnprotected::Degrade`], because the usual
     /// limit on locked memory (8 MiB, some 200,000 keys) is met by large caches, and a service that stops then is worse
     /// off than one that shows it in a gauge.
     ///
-    /// It decides about locking only; core dumps and forks are shown in the [`MemoryReport`].
+    /// It decides about locking only; core dumps and forks are shown in the [`MemoryReport`]. [`Backing::Secret`] never
+    /// degrades.
     pub on_unprotected: OnUnprotected,
 }
 
@@ -50,16 +77,19 @@ pub struct ArenaConfig {
 pub struct MemoryReport {
     /// Slots that hold a key.
     pub slots_used: usize,
-    /// Slots there are; more are mapped when all are used. Wiped slots are reused and not given back to the system.
+    /// Slots there are. More are mapped when all are used, and memory without a key goes back to the system, but for one
+    /// chunk that is kept for the next key.
     pub slots_capacity: usize,
-    /// Bytes locked in RAM.
+    /// Bytes in `memfd_secret` memory: locked in RAM, and seen by nobody but the process.
+    pub secret_bytes: usize,
+    /// Bytes in ordinary memory that is locked in RAM.
     pub locked_bytes: usize,
     /// Bytes that may be swapped to disk.
     pub unlocked_bytes: usize,
     /// Whether all of it is left out of core dumps; `true` while nothing is mapped.
     pub out_of_core_dumps: bool,
-    /// Whether all of it reads as zero in a forked child; `true` while nothing is mapped. Where `false`, handles still
-    /// refuse to read in a child, but the child's copy of the memory holds the bytes.
+    /// Whether none of it can be read in a forked child, where it is empty or not there; `true` while nothing is mapped.
+    /// Where `false`, handles still refuse to read in a child, but the child's copy of the memory holds the bytes.
     pub wiped_on_fork: bool,
 }
 
@@ -72,53 +102,30 @@ impl MemoryReport {
 
 /// Memory for keys, shared by all the [`Slot`]s stored in it.
 ///
-/// Maps nothing until the first key, then grows by chunks. When the arena and the last handle are gone, every slot is
-/// overwritten and the memory goes back to the system.
+/// Maps nothing until the first key, then grows and shrinks by chunks. A chunk is overwritten and goes back to the system
+/// when no key is in it (but for one that is kept for the next key) or the arena is gone, and the last handle to any of its
+/// slots is gone too.
 ///
 /// An arena belongs to the process that made it. In a forked child it is empty for good: see [`MemoryError::Forked`].
 pub struct Arena {
     config: ArenaConfig,
     epoch: u64,
+    /// For chunks, whose keys' end the pool must hear of.
+    this: Weak<Self>,
     /// Not dropped in a forked child, which may have been forked in the middle of a change to it.
-    pool: ManuallyDrop<Mutex<Pool>>,
-    // Counts are atomics, not fields of the pool, so that a report takes no lock.
-    slots_used: AtomicUsize,
-    slots_capacity: AtomicUsize,
-    locked_bytes: AtomicUsize,
-    unlocked_bytes: AtomicUsize,
-    in_core_dumps: AtomicBool,
-    kept_on_fork: AtomicBool,
+    pool: ManuallyDrop<Mutex<Pool<Arc<Chunk>>>>,
+    counts: Arc<Counts>,
 }
-
-#[derive(Default)]
-struct Pool {
-    /// Has room for every slot there is, so that a wipe never allocates.
-    free: Vec<SlotRef>,
-    chunks: Vec<Mapping>,
-}
-
-/// Where a slot is. Valid as long as the arena that mapped it.
-#[derive(Clone, Copy)]
-struct SlotRef(NonNull<RawSlot>);
-
-// SAFETY: it stands for a `&RawSlot`, and a `RawSlot` is atomics only, hence `Sync`.
-unsafe impl Send for SlotRef {}
-// SAFETY: as above.
-unsafe impl Sync for SlotRef {}
 
 impl Arena {
     /// Makes an empty arena; memory is mapped with the first key.
     pub fn new(config: ArenaConfig) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             config,
             epoch: process_epoch(),
+            this: Weak::clone(this),
             pool: ManuallyDrop::default(),
-            slots_used: AtomicUsize::new(0),
-            slots_capacity: AtomicUsize::new(0),
-            locked_bytes: AtomicUsize::new(0),
-            unlocked_bytes: AtomicUsize::new(0),
-            in_core_dumps: AtomicBool::new(false),
-            kept_on_fork: AtomicBool::new(false),
+            counts: Arc::default(),
         })
     }
 
@@ -129,17 +136,17 @@ impl Arena {
     /// # Errors
     /// - [`MemoryError::OutOfMemory`]: all slots are used and the system gives no more memory.
     /// - [`MemoryError::Unprotected`]: more memory cannot be locked, and the policy is [`OnUnprotected::Refuse`].
+    /// - [`MemoryError::NoSecretMemory`]: there is no more secret memory, and the backing is [`Backing::Secret`].
     /// - [`MemoryError::Forked`]: a parent of this process made the arena.
-    pub fn store(self: &Arc<Self>, key: &[u8; 32]) -> Result<Slot, MemoryError> {
+    pub fn store(&self, key: &[u8; 32]) -> Result<Slot, MemoryError> {
         // Before the lock: another thread of the parent may have held it at the fork, and it stays held in the child.
         if self.is_forked() {
             return Err(MemoryError::Forked);
         }
-        let place = self.take_free()?;
-        let generation = next_generation();
-        self.slots_used.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot { arena: Arc::clone(self), place, generation };
-        slot.raw().publish(generation, key);
+        let (chunk, number) = self.take_free()?;
+        self.counts.slots_used.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot::new(chunk, number, next_generation());
+        slot.publish(key);
         Ok(slot)
     }
 
@@ -154,7 +161,7 @@ impl Arena {
             return Err(MemoryError::Forked);
         }
         let mut pool = self.lock_pool();
-        if pool.free.is_empty() { self.grow(&mut pool) } else { Ok(()) }
+        if pool.has_free() { Ok(()) } else { self.grow(&mut pool) }
     }
 
     /// Counts the slots and says which protections are in place. All zero in a forked child.
@@ -163,12 +170,13 @@ impl Arena {
             if self.is_forked() { 0 } else { value.load(Ordering::Relaxed) }
         };
         MemoryReport {
-            slots_used: count(&self.slots_used),
-            slots_capacity: count(&self.slots_capacity),
-            locked_bytes: count(&self.locked_bytes),
-            unlocked_bytes: count(&self.unlocked_bytes),
-            out_of_core_dumps: !self.in_core_dumps.load(Ordering::Relaxed),
-            wiped_on_fork: !self.kept_on_fork.load(Ordering::Relaxed),
+            slots_used: count(&self.counts.slots_used),
+            slots_capacity: count(&self.counts.slots_capacity),
+            secret_bytes: count(&self.counts.secret_bytes),
+            locked_bytes: count(&self.counts.locked_bytes),
+            unlocked_bytes: count(&self.counts.unlocked_bytes),
+            out_of_core_dumps: count(&self.counts.dumpable_bytes) == 0,
+            wiped_on_fork: count(&self.counts.kept_on_fork_bytes) == 0,
         }
     }
 
@@ -177,80 +185,98 @@ impl Arena {
     }
 
     /// Must not be called in a forked child.
-    fn lock_pool(&self) -> MutexGuard<'_, Pool> {
+    fn lock_pool(&self) -> MutexGuard<'_, Pool<Arc<Chunk>>> {
         // No code panics while it holds the lock; a poisoned pool would be whole all the same.
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_free(&self) -> Result<SlotRef, MemoryError> {
+    fn take_free(&self) -> Result<(Arc<Chunk>, usize), MemoryError> {
         let mut pool = self.lock_pool();
         loop {
-            if let Some(place) = pool.free.pop() {
-                return Ok(place);
+            if let Some(taken) = pool.take() {
+                return Ok(taken);
             }
             self.grow(&mut pool)?;
         }
     }
 
-    fn give_back(&self, place: SlotRef) {
-        self.slots_used.fetch_sub(1, Ordering::Relaxed);
-        self.lock_pool().free.push(place);
+    /// Takes back the wiped slot `number` of `chunk`.
+    fn give_back(&self, chunk: &Chunk, number: usize) {
+        self.counts.slots_used.fetch_sub(1, Ordering::Relaxed);
+        let leaving = self.lock_pool().give_back(chunk.number, number);
+        // After the lock: this may be what unmaps it.
+        if let Some(leaving) = leaving {
+            self.counts.slots_capacity.fetch_sub(leaving.slots(), Ordering::Relaxed);
+            leaving.retire();
+        }
     }
 
     /// Maps one more chunk and frees its slots for use.
-    fn grow(&self, pool: &mut Pool) -> Result<(), MemoryError> {
-        let out_of_memory = |error: io::Error| MemoryError::OutOfMemory(Arc::new(error));
-        let chunk = Mapping::new(CHUNK_BYTES.next_multiple_of(page_bytes())).map_err(out_of_memory)?;
-        let slots = chunk.len() / size_of::<RawSlot>();
-        let capacity = self.slots_capacity.load(Ordering::Relaxed) + slots;
-        let reserved = pool.chunks.try_reserve(1).and_then(|()| {
-            let missing = capacity - pool.free.len();
-            pool.free.try_reserve_exact(missing)
-        });
-        reserved.map_err(|error| out_of_memory(io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
-
-        let bytes = match chunk.lock() {
-            Ok(()) => &self.locked_bytes,
-            Err(_) if self.config.on_unprotected == OnUnprotected::Degrade => &self.unlocked_bytes,
-            Err(error) => {
-                return Err(MemoryError::Unprotected {
-                    needed_bytes: chunk.len(),
-                    limit_bytes: lock_limit_bytes(),
-                    source: Arc::new(error),
-                });
-            }
-        };
-        if chunk.keep_out_of_core_dumps().is_err() {
-            self.in_core_dumps.store(true, Ordering::Relaxed);
-        }
-        if chunk.wipe_on_fork().is_err() {
-            self.kept_on_fork.store(true, Ordering::Relaxed);
-        }
-        bytes.fetch_add(chunk.len(), Ordering::Relaxed);
-        self.slots_capacity.store(capacity, Ordering::Relaxed);
-
-        let start = chunk.start().cast::<RawSlot>();
-        // In reverse, so that slots are used from the start of the chunk.
-        // SAFETY: `index < slots`, so the slot lies within the chunk, whose page alignment suits a `RawSlot`.
-        pool.free.extend((0..slots).rev().map(|index| SlotRef(unsafe { start.add(index) })));
-        pool.chunks.push(chunk);
+    fn grow(&self, pool: &mut Pool<Arc<Chunk>>) -> Result<(), MemoryError> {
+        let (mapping, protection) = self.map(chunk_bytes(pool.chunks().map(|chunk| chunk.bytes()).sum()))?;
+        let slots = Chunk::slots_in(mapping.len()).min(Pool::<Arc<Chunk>>::MAX_SLOTS);
+        let vacancy =
+            pool.vacancy(slots).map_err(|error| out_of_memory(io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
+        let chunk = Arc::new(Chunk::new(mapping, protection, vacancy.number(), self));
+        pool.fill(vacancy, chunk, slots);
+        self.counts.slots_capacity.fetch_add(slots, Ordering::Relaxed);
         Ok(())
     }
+
+    /// Maps `wanted` bytes, or what the limit on locked memory leaves of them.
+    fn map(&self, wanted: usize) -> Result<(Mapping, Protection), MemoryError> {
+        let backing = self.config.backing;
+        let least = chunk_bytes(0);
+        let mut len = wanted;
+        loop {
+            let is_last = len <= least;
+            if backing != Backing::Locked {
+                match Mapping::secret(len) {
+                    Ok(mapping) => return Ok((mapping, Protection::Secret)),
+                    Err(error) if backing == Backing::Secret && is_last => {
+                        let (limit_bytes, source) = (lock_limit_bytes(), Arc::new(error));
+                        return Err(MemoryError::NoSecretMemory { needed_bytes: len, limit_bytes, source });
+                    }
+                    Err(_) => {}
+                }
+            }
+            if backing != Backing::Secret {
+                let mapping = Mapping::private(len);
+                match mapping.as_ref().map(Mapping::lock) {
+                    Ok(Ok(())) => return mapping.map(|mapping| (mapping, Protection::Locked)).map_err(out_of_memory),
+                    Ok(Err(error)) if is_last && self.config.on_unprotected == OnUnprotected::Refuse => {
+                        let (limit_bytes, source) = (lock_limit_bytes(), Arc::new(error));
+                        return Err(MemoryError::Unprotected { needed_bytes: len, limit_bytes, source });
+                    }
+                    _ if is_last => break,
+                    _ => {}
+                }
+            }
+            len = (len / 2).max(least);
+        }
+        // All the room under the limit is used, so there is no reason to be sparing.
+        let mapping = Mapping::private(wanted).or_else(|_| Mapping::private(least)).map_err(out_of_memory)?;
+        Ok((mapping, Protection::Unlocked))
+    }
+}
+
+/// How large the next chunk is when there are `mapped` bytes.
+fn chunk_bytes(mapped: usize) -> usize {
+    let part = mapped / GROWTH_PART;
+    let power = if part == 0 { 0 } else { 1 << part.ilog2() };
+    power.clamp(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES).next_multiple_of(page_bytes())
+}
+
+fn out_of_memory(error: io::Error) -> MemoryError {
+    MemoryError::OutOfMemory(Arc::new(error))
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // In a child there is nothing to overwrite (or, where pages are not wiped on fork, nothing that is ours), and the
-        // pool may have been caught half changed. The mapping is private, so leaving it costs the child address space only.
-        if self.is_forked() {
-            return;
-        }
-        // SAFETY: taken once, here; `pool` is not used again.
-        let pool = unsafe { ManuallyDrop::take(&mut self.pool) };
-        let pool = pool.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for chunk in pool.chunks {
-            // SAFETY: the chunk is mapped, and no handle is left to look at it: each holds an `Arc` of this arena.
-            unsafe { std::slice::from_raw_parts_mut(chunk.start().as_ptr(), chunk.len()) }.zeroize();
+        // In a child the pool may have been caught half changed.
+        if !self.is_forked() {
+            // SAFETY: done once, here; `pool` is not used again.
+            unsafe { ManuallyDrop::drop(&mut self.pool) };
         }
     }
 }
@@ -265,63 +291,6 @@ impl fmt::Debug for Arena {
 fn next_generation() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(2);
     NEXT.fetch_add(2, Ordering::Relaxed)
-}
-
-/// A handle to one stored key.
-///
-/// Handles are clones of each other and dropping one, or all, does *not* wipe the key: its owner calls [`wipe`](Self::wipe).
-/// A key nobody wiped stays until the arena goes, which each handle keeps alive.
-#[derive(Clone)]
-pub struct Slot {
-    arena: Arc<Arena>,
-    place: SlotRef,
-    generation: u64,
-}
-
-impl Slot {
-    /// Runs `f` on a copy of the key, which is overwritten before this returns, also when a panic of `f` unwinds.
-    ///
-    /// `None`, without running `f`: the key was wiped, or this is a forked child of the process that stored it. The copy
-    /// is whole or not made; a wipe that happens while `f` runs leaves this copy as it is. Takes no lock and never waits.
-    pub fn with_key<R>(&self, f: impl FnOnce(&[u8; 32]) -> R) -> Option<R> {
-        if self.arena.is_forked() {
-            return None;
-        }
-        // Filled in place: a copy returned by value would leave its bytes behind on the stack.
-        let mut key = Zeroizing::new([0; 32]);
-        self.raw().read(self.generation, &mut key).then(|| f(&key))
-    }
-
-    /// Overwrites the key now and frees its slot; returns whether this call did it.
-    ///
-    /// On `true` the bytes are zero. On `false` the key was wiped before, or another thread is a few instructions away from
-    /// done with it, or this is a forked child, which changes nothing.
-    pub fn wipe(&self) -> bool {
-        if self.arena.is_forked() || !self.raw().claim_and_wipe(self.generation) {
-            return false;
-        }
-        self.arena.give_back(self.place);
-        true
-    }
-
-    /// Whether the key is still there, at this moment: only [`with_key`](Self::with_key) can rely on it.
-    pub fn is_live(&self) -> bool {
-        !self.arena.is_forked() && self.raw().holds(self.generation)
-    }
-
-    fn raw(&self) -> &RawSlot {
-        // SAFETY: the place lies in a chunk of `arena`, which is unmapped only when the last `Arc` of it is dropped.
-        unsafe { self.place.0.as_ref() }
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot")
-            .field("generation", &self.generation)
-            .field("is_live", &self.is_live())
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(all(test, unix))]

@@ -58,7 +58,7 @@ fn renew(epoch: &AtomicU64) -> u64 {
 #[cold]
 fn first_epoch() -> u64 {
     // A `OnceLock` would hang in a child forked while another thread fills it.
-    let mapping = Mapping::new(page_bytes()).and_then(|page| page.wipe_on_fork().map(|()| page)).ok();
+    let mapping = Mapping::private(page_bytes()).and_then(|page| page.wipe_on_fork().map(|()| page)).ok();
     let page = mapping.as_ref().map_or((&raw const NO_PAGE).cast_mut(), |page| page.start().as_ptr().cast());
     match PAGE.compare_exchange(std::ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {

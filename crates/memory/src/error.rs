@@ -24,6 +24,20 @@ pub enum MemoryError {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// There is no more secret memory and the backing is [`Backing::Secret`](crate::Backing::Secret).
+    #[error(
+        "cannot get {needed_bytes} more bytes of secret key memory (limit on locked memory: {}): it takes Linux 5.14 with \
+         memfd_secret switched on and room under RLIMIT_MEMLOCK (`ulimit -l`); or choose `Backing::Automatic`",
+        limit_text(*limit_bytes)
+    )]
+    NoSecretMemory {
+        /// How many more bytes were to be mapped.
+        needed_bytes: usize,
+        /// The soft `RLIMIT_MEMLOCK` in force, which secret memory counts against; `None` if unlimited or unknown.
+        limit_bytes: Option<u64>,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
     /// The arena was made by a parent of this process, where its keys are; here it is empty for good.
     #[error("this key memory belongs to the parent process: make a new arena after a fork")]
     Forked,

@@ -1,5 +1,6 @@
-//! Memory for key bytes: slots that are locked in RAM, left out of core dumps, overwritten on demand and empty in a
-//! forked child.
+//! Memory for key bytes: slots that are locked in RAM, left out of core dumps, overwritten on demand and not there in a
+//! forked child, on pages that other processes cannot read at all where the kernel has such; and
+//! [random bytes](random) from the kernel.
 //!
 //! ```
 //! use keystrata_memory::{Arena, ArenaConfig};
@@ -21,8 +22,11 @@
 //! - Registers and spilled temporaries of a copy in use are outside what can be overwritten, and so is what the closure
 //!   given to `with_key` copies. A copy in use on any thread while the process forks is in the child's copy of that stack.
 //! - The caller's `&[u8; 32]` given to [`Arena::store`] stays the caller's to wipe.
-//! - Hibernation writes all of RAM to disk, locked pages included.
-//! - The pages are ordinary memory to the kernel; [`MemoryReport`] says which of the protections are really in place.
+//! - Hibernation writes all of RAM to disk, locked pages included. (With secret memory in use, Linux does not hibernate.)
+//! - Where the kernel has no secret memory, root reads the pages by way of `/proc/PID/mem`; [`MemoryReport`] says which
+//!   of the protections are really in place.
+//! - A child forked by another thread in the instant in which secret memory is mapped inherits its file descriptor: it
+//!   could map the memory if it looked for it, and it loses it with `exec`.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
@@ -43,6 +47,12 @@ mod sync;
 
 #[cfg(not(loom))]
 #[allow(unreachable_pub)] // public for the loom test only
+mod pool;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod pool;
+#[cfg(not(loom))]
+#[allow(unreachable_pub)] // public for the loom test only
 mod raw;
 #[cfg(loom)]
 #[doc(hidden)]
@@ -53,7 +63,7 @@ pub mod test_util;
 
 #[cfg(not(loom))]
 pub use crate::{
-    arena::{Arena, ArenaConfig, MemoryReport, OnUnprotected, Slot},
+    arena::{Arena, ArenaConfig, Backing, MemoryReport, OnUnprotected, Slot},
     epoch::process_epoch,
     error::MemoryError,
     process_local::ProcessLocal,

@@ -9,7 +9,7 @@ pub(crate) use self::unix::{Mapping, lock_limit_bytes, page_bytes};
 mod unix {
     use std::{io, ptr::NonNull};
 
-    /// Private anonymous pages, all zero at first, unmapped on drop.
+    /// Pages of this process, all zero at first, unmapped on drop.
     #[derive(Debug)]
     pub(crate) struct Mapping {
         start: NonNull<u8>,
@@ -20,19 +20,41 @@ mod unix {
     unsafe impl Send for Mapping {}
 
     impl Mapping {
-        /// Maps `len` bytes, a multiple of the page size.
-        pub(crate) fn new(len: usize) -> io::Result<Self> {
-            // SAFETY: a fresh anonymous mapping at an address of the kernel's choice replaces no memory in use.
-            let start = unsafe {
-                libc::mmap(
-                    std::ptr::null_mut(),
-                    len,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANON,
-                    -1,
-                    0,
-                )
-            };
+        /// Maps `len` bytes of ordinary memory, a multiple of the page size.
+        pub(crate) fn private(len: usize) -> io::Result<Self> {
+            Self::map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON, -1)
+        }
+
+        /// Maps `len` bytes, a multiple of the page size, that only this process can read: locked in RAM, out of core
+        /// dumps, out of the kernel's own map of memory, and not mapped in a child.
+        #[cfg(target_os = "linux")]
+        pub(crate) fn secret(len: usize) -> io::Result<Self> {
+            use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+            // SAFETY: makes a new file descriptor or fails.
+            let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+            let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+            // SAFETY: new, and nobody else's.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let size = len.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            // SAFETY: sets the size of a file of this function's own.
+            check(unsafe { libc::ftruncate(fd.as_raw_fd(), size) })?;
+            // Not accessible at first: the memory is shared with a child that another thread forks before the advice.
+            let mapping = Self::map(len, libc::PROT_NONE, libc::MAP_SHARED, fd.as_raw_fd())?;
+            mapping.advise(libc::MADV_DONTFORK)?;
+            // SAFETY: the range is this mapping, which nobody knows of yet.
+            check(unsafe { libc::mprotect(mapping.start.as_ptr().cast(), len, libc::PROT_READ | libc::PROT_WRITE) })?;
+            Ok(mapping)
+        }
+
+        #[cfg(not(target_os = "linux"))]
+        pub(crate) fn secret(_len: usize) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn map(len: usize, protection: libc::c_int, flags: libc::c_int, file: libc::c_int) -> io::Result<Self> {
+            // SAFETY: a fresh mapping at an address of the kernel's choice replaces no memory in use.
+            let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, file, 0) };
             if start == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
@@ -72,7 +94,7 @@ mod unix {
 
         #[cfg(any(target_os = "linux", target_os = "android"))]
         fn advise(&self, advice: libc::c_int) -> io::Result<()> {
-            // SAFETY: the range is this mapping, and neither advice given here changes a byte in this process.
+            // SAFETY: the range is this mapping, and no advice given here changes a byte in this process.
             check(unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, advice) })
         }
     }
@@ -112,15 +134,18 @@ mod unix {
 pub(crate) mod probe {
     use std::{cell::Cell, ptr::NonNull};
 
+    use crate::raw::RawSlot;
+
     thread_local! {
-        /// Bytes not zero in the mapping that this thread unmapped last.
+        /// Bytes not zero in the mapping that this thread unmapped last, if it held slots: their generations are no secret.
         static REMAINS: Cell<Option<usize>> = const { Cell::new(None) };
     }
 
     pub(super) fn before_unmap(start: NonNull<u8>, len: usize) {
         // SAFETY: still mapped, and its owner is being dropped, so nobody writes to it.
         let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), len) };
-        REMAINS.set(Some(bytes.iter().filter(|byte| **byte != 0).count()));
+        let keys = bytes.chunks(size_of::<RawSlot>()).flat_map(|slot| &slot[size_of::<u64>().min(slot.len())..]);
+        REMAINS.set(Some(keys.filter(|byte| **byte != 0).count()));
     }
 
     /// The answer since the last call; `None` if this thread has unmapped nothing.
@@ -148,7 +173,11 @@ mod heap {
     unsafe impl Send for Mapping {}
 
     impl Mapping {
-        pub(crate) fn new(len: usize) -> io::Result<Self> {
+        pub(crate) fn secret(_len: usize) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(crate) fn private(len: usize) -> io::Result<Self> {
             let layout = Layout::from_size_align(len, page_bytes()).map_err(io::Error::other)?;
             if len == 0 {
                 return Err(io::ErrorKind::InvalidInput.into());

@@ -51,12 +51,19 @@ pub fn in_forked_child(f: impl FnOnce() -> bool) -> bool {
 /// Takes from this process the means to lock memory, for good, and says whether that worked: a new arena then meets what
 /// a service meets whose limit is used up.
 ///
-/// For the child of [`in_forked_child`] only. Sets `RLIMIT_MEMLOCK` to 0 and, on Linux, gives up `CAP_IPC_LOCK`, which
-/// stands above that limit.
+/// For the child of [`in_forked_child`] only. See [`limit_locking`].
 pub fn forbid_locking() -> bool {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: reads `none` and changes a limit of this process.
-    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) } == 0;
+    limit_locking(0)
+}
+
+/// Lets this process lock `bytes` bytes of memory in all, for good, and says whether that worked.
+///
+/// For the child of [`in_forked_child`] only. Sets `RLIMIT_MEMLOCK` and, on Linux, gives up `CAP_IPC_LOCK`, which stands
+/// above that limit.
+pub fn limit_locking(bytes: u32) -> bool {
+    let limit = libc::rlimit { rlim_cur: bytes.into(), rlim_max: bytes.into() };
+    // SAFETY: reads `limit` and changes a limit of this process.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } == 0;
     limited && drop_lock_capability()
 }
 

@@ -1,6 +1,7 @@
 //! What a forked child sees: nothing of its parent's keys, and a fresh start of its own.
 
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used)] // clippy does not see that a helper of tests is one
 
 use std::{
     sync::{
@@ -11,7 +12,7 @@ use std::{
 };
 
 use keystrata_memory::{
-    Arena, ArenaConfig, MemoryError, ProcessLocal, Slot, process_epoch, test_util::in_forked_child,
+    Arena, ArenaConfig, Backing, MemoryError, ProcessLocal, Slot, process_epoch, test_util::in_forked_child,
 };
 
 const KEY: [u8; 32] = [0x5a; 32];
@@ -51,15 +52,17 @@ fn arena_never_used_before_the_fork_refuses_in_the_child_too() {
 
 #[test]
 fn child_that_drops_everything_leaves_the_parents_keys_alone() {
-    let mut arena = Some(Arena::new(ArenaConfig::default()));
-    let mut slot = arena.as_ref().map(|arena| arena.store(&KEY).unwrap());
-    assert!(in_forked_child(|| {
-        drop(slot.take());
-        drop(arena.take());
-        true
-    }));
-    assert_eq!(read(slot.as_ref().unwrap()), Some(KEY));
-    assert!(arena.unwrap().store(&KEY).is_ok());
+    for backing in [Backing::Automatic, Backing::Locked] {
+        let mut arena = Some(Arena::new(ArenaConfig { backing, ..ArenaConfig::default() }));
+        let mut slot = arena.as_ref().map(|arena| arena.store(&KEY).unwrap());
+        assert!(in_forked_child(|| {
+            drop(slot.take());
+            drop(arena.take());
+            true
+        }));
+        assert_eq!(read(slot.as_ref().unwrap()), Some(KEY));
+        assert!(arena.unwrap().store(&KEY).is_ok());
+    }
 }
 
 #[test]
@@ -142,17 +145,28 @@ fn lock_held_by_another_thread_of_the_parent_does_not_bind_the_child() {
 
 #[test]
 fn fork_in_the_middle_of_concurrent_use_finds_a_working_child_and_an_intact_parent() {
+    for backing in [Backing::Secret, Backing::Locked] {
+        let config = ArenaConfig { backing, ..ArenaConfig::default() };
+        match Arena::new(config.clone()).ensure_free() {
+            Ok(()) => fork_in_the_middle_of_concurrent_use(&config),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+}
+
+fn fork_in_the_middle_of_concurrent_use(config: &ArenaConfig) {
     const FORKS: usize = 60;
-    let arena = Arena::new(ArenaConfig::default());
+    let arena = Arena::new(config.clone());
     let kept = arena.store(&KEY).unwrap();
-    let local = ProcessLocal::new(|| Arena::new(ArenaConfig::default()));
+    let config = config.clone();
+    let local = ProcessLocal::new(move || Arena::new(config.clone()));
     let done = AtomicBool::new(false);
     let stores = AtomicUsize::new(0);
     thread::scope(|scope| {
         let start = |number| {
             let (arena, local, done, stores) = (&arena, &local, &done, &stores);
             scope.spawn(move || {
-                // Grows, wipes and reuses, so forks catch the pool's lock held and slots half written.
+                // Grows, wipes, reuses and shrinks, so forks catch the pool's lock held and slots half written.
                 while !done.load(Ordering::Relaxed) {
                     let slots: Vec<_> = (0..500).map(|_| arena.store(&[number; 32]).unwrap()).collect();
                     stores.fetch_add(slots.len(), Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! `RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test -p keystrata-memory --release --test loom`
 #![cfg(loom)]
 
-use keystrata_memory::raw::RawSlot;
+use keystrata_memory::{pool::Pool, raw::RawSlot};
 use loom::{
     sync::{Arc, Mutex},
     thread,
@@ -127,5 +127,56 @@ fn late_wiper_of_the_old_key_leaves_the_next_tenant_alone() {
         }
         assert!(won ^ late.join().unwrap());
         assert_eq!(assert_whole_or_missed(&slot, 4, THEIRS), won);
+    });
+}
+
+/// A chunk of one slot, as the arena has them, and what it was numbered.
+struct Chunk {
+    number: usize,
+    slot: RawSlot,
+}
+
+/// Two chunks whose keys are wiped at once by two threads, while a reader looks at one by a handle of its own: of the two
+/// one leaves the pool, the reader's stays whole as long as it looks, and who stores next gets a slot that is dead.
+#[test]
+fn chunk_that_leaves_the_pool_is_not_given_out_and_stays_for_its_reader() {
+    bounded(|| {
+        let mut pool = Pool::<Arc<Chunk>>::default();
+        let mut taken = Vec::new();
+        for generation in [2, 4] {
+            let vacancy = pool.vacancy(1).unwrap();
+            let number = vacancy.number();
+            pool.fill(vacancy, Arc::new(Chunk { number, slot: RawSlot::new() }), 1);
+            let (chunk, _) = pool.take().unwrap();
+            chunk.slot.publish(generation, &OURS);
+            taken.push(chunk);
+        }
+        let pool = Arc::new(Mutex::new(pool));
+        let (second, first) = (taken.pop().unwrap(), taken.pop().unwrap());
+        let reader = Arc::clone(&second);
+        let wipe = |chunk: Arc<Chunk>, generation| {
+            let pool = Arc::clone(&pool);
+            move || {
+                assert!(chunk.slot.claim_and_wipe(generation));
+                let leaving = pool.lock().unwrap().give_back(chunk.number, 0);
+                leaving.is_some()
+            }
+        };
+        let wiper = thread::spawn(wipe(second, 4));
+        let other = wipe(first, 2)();
+        assert_whole_or_missed(&reader.slot, 4, OURS);
+        // Takes what there is: never the chunk that left.
+        let next = pool.lock().unwrap().take();
+        if let Some((chunk, _)) = &next {
+            assert!(!chunk.slot.holds(2) && !chunk.slot.holds(4));
+            chunk.slot.publish(6, &THEIRS);
+        }
+        let left = wiper.join().unwrap();
+        assert!(!assert_whole_or_missed(&reader.slot, 4, OURS));
+        // The first was taken again before the second came back, or one of the two left.
+        assert!(left | other | next.is_some());
+        if let Some((chunk, _)) = next {
+            assert!(assert_whole_or_missed(&chunk.slot, 6, THEIRS));
+        }
     });
 }

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use keystrata_memory::{Arena, ArenaConfig, Slot};
+use keystrata_memory::{Arena, ArenaConfig, Backing, Slot};
 
 /// Each key is one number four times over, multiplied apart, so a mix of two keys is never a key.
 fn key(number: u64) -> [u8; 32] {
@@ -92,4 +92,49 @@ fn of_many_wipers_exactly_one_wins_each_key_and_counts_stay_right() {
         assert_eq!(arena.report().slots_used, 0);
     }
     assert_eq!(wins.into_inner(), ROUNDS);
+}
+
+/// Handles are read by one thread while others wipe their keys and whole chunks leave under its eyes: it finds the key of
+/// its handle or none, and the memory stays as long as it looks.
+#[test]
+fn readers_of_chunks_that_are_given_back_find_their_key_or_none() {
+    const ROUNDS: u64 = 60;
+    const KEYS: u64 = 3_000; // several chunks
+    for backing in [Backing::Automatic, Backing::Locked] {
+        let arena = Arena::new(ArenaConfig { backing, ..ArenaConfig::default() });
+        let shared: Mutex<Vec<(u64, Slot)>> = Mutex::default();
+        let done = AtomicBool::new(false);
+        let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let handles = shared.lock().unwrap().clone();
+                        for (number, slot) in handles.iter().rev() {
+                            match slot.with_key(|key| *key) {
+                                Some(copy) if copy == key(*number) => hits.fetch_add(1, Ordering::Relaxed),
+                                Some(_) => panic!("a copy that is not the handle's key"),
+                                None => misses.fetch_add(1, Ordering::Relaxed),
+                            };
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    let keys = round * KEYS..(round + 1) * KEYS;
+                    let slots: Vec<_> = keys.map(|number| (number, arena.store(&key(number)).unwrap())).collect();
+                    shared.lock().unwrap().clone_from(&slots);
+                    thread::yield_now();
+                    assert!(slots.iter().all(|(_, slot)| slot.wipe()));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+        });
+        assert!(hits.into_inner() > 0 && misses.into_inner() > 0, "the test tests nothing");
+        shared.lock().unwrap().clear();
+        let report = arena.report();
+        assert_eq!(report.slots_used, 0);
+        assert!(u64::try_from(report.slots_capacity).unwrap() < KEYS, "nothing was given back");
+    }
 }
