@@ -1,10 +1,14 @@
-//! Helpers for tests that fork or that count allocations; not for production use.
+//! Helpers for tests that fork, count allocations or look into another process; not for production use.
 
 mod counting;
+#[cfg(target_os = "linux")]
+mod scan;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use self::counting::CountingAllocator;
+#[cfg(target_os = "linux")]
+pub use self::scan::{Needle, count_in_process};
 
 /// [`random::fill`](crate::random::fill) as it is where the kernel has no `getrandom` in the vDSO.
 ///
