@@ -142,7 +142,7 @@ impl Account {
         for _ in 0..CACHED_TRIES {
             let kek = self.engine.primary(&state).await?;
             if let Some(sealed) = kek.with_key(self.engine.now(), &mut f) {
-                self.engine.note_miss(&kek);
+                self.engine.note_miss(&state, &kek);
                 self.engine.note_seal(&state, len);
                 return Ok(sealed);
             }
@@ -158,7 +158,7 @@ impl Account {
         for _ in 0..CACHED_TRIES {
             let kek = self.engine.kek(&state, id).await?;
             if let Some(opened) = kek.with_key(self.engine.now(), &mut f) {
-                self.engine.note_miss(&kek);
+                self.engine.note_miss(&state, &kek);
                 return Ok(opened);
             }
         }

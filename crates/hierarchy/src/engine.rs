@@ -259,12 +259,16 @@ impl Engine {
         }
     }
 
-    /// The counts of an operation that had to wait.
-    pub(crate) fn note_miss(&self, kek: &UsableKek) {
+    /// After an operation that had to wait, if only for the store to say which KEK is primary.
+    pub(crate) fn note_miss(self: &Arc<Self>, account: &Arc<AccountState>, kek: &UsableKek) {
         self.signals.misses.add(1);
         if let UsableKek::Cached(kek) = kek {
+            let now = self.now();
             kek.note_use();
-            self.signals.use_after_miss(kek.age(self.now()));
+            self.signals.use_after_miss(kek.age(now));
+            if kek.is_due_for_refresh(now) {
+                self.refresh(account, kek, now);
+            }
         }
     }
 

@@ -40,7 +40,7 @@ impl Engine {
         self.refuse_without_primary(path).await?;
         self.cache().make_room(path)?;
         let life = self.life(&account.policy);
-        let (record, derived) = self.generate(account, (self.config.suite, KekVersion::FIRST), demand).await?;
+        let (record, derived) = self.generate(account, (self.config.suite, KekVersion::FIRST), epoch, demand).await?;
         // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
         // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
         let kek = self.install(account, record.identity.clone(), &derived, &life, epoch)?;
@@ -66,7 +66,11 @@ impl Engine {
                 return Ok(Arc::new(record));
             }
             engine.refuse_without_primary(&creating.path).await?;
-            let (record, _) = engine.generate(&creating, (engine.config.suite, KekVersion::FIRST), &demand).await?;
+            let (epoch, suite) = (engine.cache().epoch(&creating), engine.config.suite);
+            if let Some(denial) = engine.denial(&creating, epoch) {
+                return Err(denial.into());
+            }
+            let (record, _) = engine.generate(&creating, (suite, KekVersion::FIRST), epoch, &demand).await?;
             match engine.store_first(&creating, &record).await? {
                 Winner::Ours => Ok(Arc::new(record)),
                 Winner::Theirs(record) => Ok(Arc::new(*record)),
@@ -96,8 +100,10 @@ impl Engine {
         &self,
         account: &Arc<AccountState>,
         (suite, version): (Suite, KekVersion),
+        epoch: Epoch,
         demand: &Demand,
     ) -> Answer<(KekRecord, DerivedKek)> {
+        self.refuse_if_outdated(account, epoch)?;
         let path = &account.path;
         let id = KekId::generate().map_err(KeyError::from)?;
         let identity = KekIdentity { suite, version, id, path: path.clone() };

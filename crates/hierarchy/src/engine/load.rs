@@ -334,6 +334,7 @@ impl Engine {
             self.signals.remembered.add(1);
             return Err(corrupt.into());
         }
+        self.refuse_if_outdated(account, epoch)?;
         let context = RootContext::of_kek(identity).with_demand(demand.clone());
         let unwrapped = match self.root.unwrap_key(&wrap.ciphertext, &context).await {
             Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
@@ -353,6 +354,11 @@ impl Engine {
             }
             error.into()
         })
+    }
+
+    /// Before a call is paid for that would bring nothing: a denial, say, came while the store was read.
+    pub(super) fn refuse_if_outdated(&self, account: &AccountState, epoch: Epoch) -> Answer<()> {
+        if self.cache().epoch(account) == epoch { Ok(()) } else { Err(LoadError::Outdated) }
     }
 
     /// The KMS refuses a KEK of the account: its KEKs are overwritten now, and the KMS is not asked again for a while.

@@ -92,11 +92,14 @@ impl Engine {
         demand: &Demand,
     ) -> Answer<KekRecord> {
         let path = &account.path;
+        if let Some(denial) = self.denial(account, epoch) {
+            return Err(denial.into());
+        }
         let version = old.identity.version.next();
         let version = version.ok_or_else(|| KeyError::VersionsUsedUp { path: path.clone() })?;
         self.cache().make_room(path)?;
         let life = self.life(&account.policy);
-        let (record, derived) = self.generate(account, (old.identity.suite, version), demand).await?;
+        let (record, derived) = self.generate(account, (old.identity.suite, version), epoch, demand).await?;
         // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let kek = match account.policy.caches_nothing() {
             true => None,

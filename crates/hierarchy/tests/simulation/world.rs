@@ -1,0 +1,244 @@
+//! What is outside the engine: a KMS that answers when the simulation lets it, and a store that can be down.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use keystrata_hierarchy::{
+    Clock, Creation, KekId, KekRecord, KekStore, KeyPath, MemoryKekStore, RootContext, RootKey, RootKeyError,
+    RootKeyId, Rotation, SecretKey, StoreError, clock::Moment, test_util::ManualClock,
+};
+use keystrata_primitives::wrap;
+use tokio::sync::oneshot;
+
+/// What the KMS does with one account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    #[default]
+    Up,
+    Throttled,
+    Unavailable,
+    Denied,
+    /// Answers with the bytes of another key.
+    Wrong,
+}
+
+/// One call to the KMS.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) process: usize,
+    pub(crate) account: String,
+    pub(crate) kek: String,
+    pub(crate) sent: Moment,
+    /// Its place in the order of all that happened.
+    pub(crate) order: u64,
+    /// `None` while it has no answer.
+    pub(crate) answer: Option<Mood>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Call>,
+    waiting: BTreeMap<usize, oneshot::Sender<()>>,
+    moods: BTreeMap<String, Mood>,
+    answers_at_once: bool,
+    store_is_down: bool,
+    /// Counts everything that happens.
+    order: u64,
+    /// Of denials, by process and account: when they were answered.
+    denials: BTreeMap<(usize, String), (u64, Moment)>,
+}
+
+/// Shared by all processes.
+#[derive(Clone)]
+pub(crate) struct World {
+    state: Arc<Mutex<State>>,
+    pub(crate) clock: ManualClock,
+    store: Arc<MemoryKekStore>,
+}
+
+impl World {
+    pub(crate) fn new(answers_at_once: bool) -> Self {
+        let state = State { answers_at_once, ..State::default() };
+        let clock = ManualClock::new();
+        Self { state: Arc::new(Mutex::new(state)), clock, store: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The next number in the order of things.
+    pub(crate) fn order(&self) -> u64 {
+        let mut state = self.state();
+        state.order += 1;
+        state.order
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    pub(crate) fn call_count(&self) -> usize {
+        self.state().calls.len()
+    }
+
+    /// The last denial that a process heard for an account.
+    pub(crate) fn denial(&self, process: usize, account: &str) -> Option<(u64, Moment)> {
+        self.state().denials.get(&(process, account.to_owned())).copied()
+    }
+
+    pub(crate) fn set_mood(&self, account: &str, mood: Mood) {
+        self.state().moods.insert(account.to_owned(), mood);
+    }
+
+    pub(crate) fn set_store_down(&self, is_down: bool) {
+        self.state().store_is_down = is_down;
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// Lets one of the waiting calls be answered.
+    pub(crate) fn answer(&self, which: usize) {
+        let mut state = self.state();
+        let index = *state.waiting.keys().nth(which).unwrap();
+        let _ = state.waiting.remove(&index).unwrap().send(());
+    }
+
+    async fn call(&self, process: usize, context: &RootContext) -> Mood {
+        let value = |name| context.pairs().find(|(pair, _)| *pair == name).unwrap().1.to_owned();
+        let (account, kek) = (value(RootContext::ACCOUNT), value(RootContext::KEK_ID));
+        let sent = self.clock.now();
+        let (index, answer) = {
+            let mut state = self.state();
+            state.order += 1;
+            let order = state.order;
+            state.calls.push(Call { process, account: account.clone(), kek, sent, order, answer: None });
+            let index = state.calls.len() - 1;
+            let (send, answer) = oneshot::channel();
+            if state.answers_at_once {
+                let _ = send.send(());
+            } else {
+                state.waiting.insert(index, send);
+            }
+            (index, answer)
+        };
+        answer.await.unwrap();
+        let mut state = self.state();
+        let mood = state.moods.get(&account).copied().unwrap_or_default();
+        state.calls[index].answer = Some(mood);
+        if mood == Mood::Denied {
+            state.order += 1;
+            let order = state.order;
+            state.denials.insert((process, account), (order, self.clock.now()));
+        }
+        mood
+    }
+
+    pub(crate) fn root_key(&self, process: usize) -> SimulatedRoot {
+        SimulatedRoot { world: self.clone(), process, id: RootKeyId::new("sim:root").unwrap() }
+    }
+
+    pub(crate) fn store(&self) -> SimulatedStore {
+        SimulatedStore(self.clone())
+    }
+}
+
+/// One process's way to the KMS.
+pub(crate) struct SimulatedRoot {
+    world: World,
+    process: usize,
+    id: RootKeyId,
+}
+
+impl SimulatedRoot {
+    async fn call(&self, context: &RootContext) -> Result<bool, RootKeyError> {
+        match self.world.call(self.process, context).await {
+            Mood::Up => Ok(true),
+            Mood::Wrong => Ok(false),
+            Mood::Throttled => Err(RootKeyError::throttled("simulated")),
+            Mood::Unavailable => Err(RootKeyError::unavailable("simulated")),
+            Mood::Denied => Err(RootKeyError::denied("simulated")),
+        }
+    }
+}
+
+fn key() -> SecretKey {
+    SecretKey::from_slice(&[42; 32]).unwrap()
+}
+
+#[async_trait]
+impl RootKey for SimulatedRoot {
+    fn id(&self) -> &RootKeyId {
+        &self.id
+    }
+
+    async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        // A KMS that makes a key and gives back another is found out at the next unwrap; here it stays honest.
+        self.call(context).await?;
+        Ok(wrap::wrap_key(&key(), &context.to_aad(), secret)?.to_vec())
+    }
+
+    async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        if self.call(context).await? {
+            return wrap::unwrap_key(&key(), &context.to_aad(), wrapped).map_err(|_| RootKeyError::Rejected);
+        }
+        Ok(SecretKey::from_slice(&[7; 32]).unwrap())
+    }
+}
+
+impl fmt::Debug for SimulatedRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimulatedRoot")
+    }
+}
+
+/// The store that all processes share.
+pub(crate) struct SimulatedStore(World);
+
+impl SimulatedStore {
+    fn up(&self) -> Result<&MemoryKekStore, StoreError> {
+        if self.0.state().store_is_down {
+            return Err(StoreError::unavailable("simulated", std::io::Error::other("down")));
+        }
+        Ok(&self.0.store)
+    }
+}
+
+#[async_trait]
+impl KekStore for SimulatedStore {
+    async fn record(&self, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, StoreError> {
+        self.up()?.record(path, id).await
+    }
+
+    async fn primary(&self, path: &KeyPath) -> Result<Option<KekRecord>, StoreError> {
+        self.up()?.primary(path).await
+    }
+
+    async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
+        self.up()?.create(record).await
+    }
+
+    async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+        self.up()?.rotate(previous, record).await
+    }
+
+    async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {
+        self.up()?.records(path).await
+    }
+
+    async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
+        self.up()?.primaries(after, limit).await
+    }
+}
+
+impl fmt::Debug for SimulatedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimulatedStore")
+    }
+}
