@@ -258,6 +258,8 @@ impl KekCache {
         let report = self.memory();
         if report.is_degraded() && !was_degraded {
             tracing::warn!(
+                secret_bytes = report.secret_bytes,
+                locked_bytes = report.locked_bytes,
                 unlocked_bytes = report.unlocked_bytes,
                 out_of_core_dumps = report.out_of_core_dumps,
                 wiped_on_fork = report.wiped_on_fork,

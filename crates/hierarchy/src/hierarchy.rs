@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use keystrata_memory::{ArenaConfig, MemoryReport, OnUnprotected};
+use keystrata_memory::{ArenaConfig, Backing, MemoryReport, OnUnprotected};
 use keystrata_primitives::{KeyPath, PathError, Suite};
 
 use crate::{
@@ -218,6 +218,12 @@ impl HierarchyBuilder {
     /// What to do when the memory for keys cannot be locked. Default: [`OnUnprotected::Degrade`], with a warning in the log.
     pub fn on_unprotected_memory(mut self, policy: OnUnprotected) -> Self {
         self.config.memory.on_unprotected = policy;
+        self
+    }
+
+    /// What memory the decrypted KEKs rest in. Default: [`Backing::Automatic`], the best that the system gives.
+    pub fn key_memory(mut self, backing: Backing) -> Self {
+        self.config.memory.backing = backing;
         self
     }
 

@@ -57,7 +57,7 @@ mod store;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 
-pub use keystrata_memory::{MemoryError, MemoryReport, OnUnprotected};
+pub use keystrata_memory::{Backing, MemoryError, MemoryReport, OnUnprotected};
 pub use keystrata_primitives::{
     Context, ContextError, KekId, KekRecord, KekState, KekVersion, KeyPath, PathError, RootKeyId, SecretKey, Suite,
     envelope::{AsyncOpener, AsyncSealer, EnvelopeError, Opener, Sealer, StreamError},

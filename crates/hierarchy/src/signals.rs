@@ -32,8 +32,8 @@ use crate::error::KeyError;
 /// | `stale_uses` | `keystrata_kek_stale_uses_total` | times that a KEK was let beyond its deadline |
 /// | `rotations` | `keystrata_kek_rotations_total` | new primaries made in place of an old one |
 ///
-/// Gauges: `keystrata_memory_slots_used`, `keystrata_memory_slots`, `keystrata_memory_locked_bytes`,
-/// `keystrata_memory_unlocked_bytes`, `keystrata_keks`. Histogram: `keystrata_kek_age_at_use_seconds`, the time since the
+/// Gauges: `keystrata_keks`, `keystrata_memory_slots_used`, `keystrata_memory_slots`, `keystrata_memory_secret_bytes`,
+/// `keystrata_memory_locked_bytes`, `keystrata_memory_unlocked_bytes`. Histogram: `keystrata_kek_age_at_use_seconds`, the time since the
 /// KMS authorised a KEK, at one of 64 hits and at every miss.
 ///
 /// Hits and gauges reach the recorder once a second while a KEK is in memory, the rest at once. A recorder has to be
@@ -98,7 +98,7 @@ pub(crate) struct Signals {
     pub(crate) stale_uses: Count,
     pub(crate) rotations: Count,
     age_at_use: Histogram,
-    gauges: [Gauge; 5],
+    gauges: [Gauge; 6],
 }
 
 #[derive(Clone, Copy)]
@@ -164,6 +164,7 @@ impl Signals {
                 gauge!("keystrata_keks"),
                 gauge!("keystrata_memory_slots_used"),
                 gauge!("keystrata_memory_slots"),
+                gauge!("keystrata_memory_secret_bytes"),
                 gauge!("keystrata_memory_locked_bytes"),
                 gauge!("keystrata_memory_unlocked_bytes"),
             ],
@@ -192,7 +193,14 @@ impl Signals {
         let hits = self.hits.sum();
         let published = self.hits_published.fetch_max(hits, Ordering::Relaxed);
         self.hits_counter.increment(hits.saturating_sub(published));
-        let values = [keks, memory.slots_used, memory.slots_capacity, memory.locked_bytes, memory.unlocked_bytes];
+        let values = [
+            keks,
+            memory.slots_used,
+            memory.slots_capacity,
+            memory.secret_bytes,
+            memory.locked_bytes,
+            memory.unlocked_bytes,
+        ];
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(value as f64);
         }
