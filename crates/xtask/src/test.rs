@@ -19,12 +19,33 @@ pub(crate) fn run() -> Result<()> {
     check::run()?;
     // Unit, integration and doc tests. Ignored ones stay out: those that regenerate vectors must only run by hand.
     step::run("tests", &mut cargo("test --locked --workspace --all-features"))?;
+    simulation()?;
+    optimised()?;
     servers(&workspace)?;
     examples(&workspace)?;
     vectors(&workspace)?;
     loom(&workspace)?;
     address_sanitizer(&workspace)?;
     fuzz::run(FUZZ_TIME, &[])
+}
+
+/// The engine over that many seeds of each kind; a plain `cargo test` runs a few hundred.
+fn simulation() -> Result<()> {
+    step::run(
+        "simulation",
+        cargo("test --locked -p keystrata-hierarchy --all-features --test simulation").env("KEYSTRATA_SEEDS", "10000"),
+    )
+}
+
+/// What keys leave in memory is a matter of the optimiser too: these tests look at a release build from outside.
+fn optimised() -> Result<()> {
+    for (package, test) in [("keystrata-primitives", "key_remains"), ("keystrata-hierarchy", "residence")] {
+        step::run(
+            &format!("{test}, optimised"),
+            &mut cargo(&format!("test --locked --release -p {package} --all-features --test {test}")),
+        )?;
+    }
+    Ok(())
 }
 
 /// Tests that need a server are ignored ones in a test target named `servers`, and run here, where setup provides it.
