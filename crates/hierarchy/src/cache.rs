@@ -118,20 +118,18 @@ impl Shared {
         process_epoch() == self.process
     }
 
-    /// Overwrites what is out of the index. With no lock held: it drops accounts.
-    fn overwrite(&self, held: impl IntoIterator<Item = Held>) -> usize {
-        let mut overwritten = 0;
+    /// Overwrites what is out of the index; gives the number.
+    fn overwrite(&self, held: &[Held]) -> usize {
         for held in held {
             held.kek.overwrite();
-            overwritten += 1;
         }
-        self.len.fetch_sub(overwritten, Ordering::Relaxed);
-        self.signals.wiped.add(overwritten as u64);
-        overwritten
+        self.len.fetch_sub(held.len(), Ordering::Relaxed);
+        self.signals.wiped.add(held.len() as u64);
+        held.len()
     }
 
-    fn overwrite_expired(&self, due: &mut Vec<Held>) {
-        let expired = self.overwrite(due.drain(..));
+    fn overwrite_expired(&self, due: &[Held]) {
+        let expired = self.overwrite(due);
         self.signals.expiries.add(expired as u64);
     }
 
@@ -140,7 +138,7 @@ impl Shared {
         let count = self.shards.len();
         let evicted = (0..count).find_map(|step| self.shard_at((from + step) & (count - 1)).evict(spared));
         let was_evicted = evicted.is_some();
-        if self.overwrite(evicted) > 0 {
+        if self.overwrite(evicted.as_slice()) > 0 {
             self.signals.evictions.add(1);
         }
         was_evicted
@@ -249,7 +247,7 @@ impl KekCache {
                 return Err(refused);
             }
         };
-        shared.overwrite(replaced);
+        shared.overwrite(replaced.as_slice());
         while shared.len() > shared.capacity && shared.evict(index, Some(&kek)) {}
         if shared.agenda.note(due) || shared.agenda.has_jumped(shared.clock.now()) {
             shared.alarm.ring();
@@ -291,7 +289,7 @@ impl KekCache {
     /// Overwrites one KEK now.
     pub(crate) fn discard(&self, kek: &Arc<CachedKek>) {
         let removed = self.shared.shard(&kek.identity().path).remove(kek);
-        self.shared.overwrite(removed);
+        self.shared.overwrite(removed.as_slice());
         kek.overwrite();
     }
 
@@ -299,7 +297,7 @@ impl KekCache {
     pub(crate) fn invalidate(&self, path: &KeyPath) -> usize {
         let (account, taken) = self.shared.shard(path).take_account(path);
         drop(account);
-        self.shared.overwrite(taken)
+        self.shared.overwrite(&taken)
     }
 
     /// Overwrites all KEKs, and whatever loads that are under way bring.
@@ -323,7 +321,7 @@ impl KekCache {
                 shard.is_closed |= close;
                 shard.take_all()
             };
-            self.shared.overwrite(taken)
+            self.shared.overwrite(&taken)
         };
         indices.map(overwrite).sum()
     }

@@ -86,14 +86,15 @@ pub(super) fn run(shared: &Shared) {
 fn sweep(shared: &Shared, now: Moment) -> u64 {
     let boot = Nanos::from(now).boot;
     let mut next = u64::MAX;
-    let mut due = Vec::new();
+    // All keys first: what went with them is given back when none is left.
+    let mut overwritten = Vec::new();
     for index in 0..shared.shard_count() {
         loop {
-            let next_here = shared.shard_at(index).take_due(boot, BATCH, &mut due);
-            let was_all = due.len() < BATCH;
-            // Overwritten outside the lock: callers of other accounts do not wait for it.
-            shared.overwrite_expired(&mut due);
-            if was_all {
+            let from = overwritten.len();
+            let next_here = shared.shard_at(index).take_due(boot, from + BATCH, &mut overwritten);
+            // Outside the lock: callers of other accounts do not wait for it.
+            shared.overwrite_expired(&overwritten[from..]);
+            if overwritten.len() < from + BATCH {
                 next = next.min(next_here.unwrap_or(u64::MAX));
                 break;
             }
