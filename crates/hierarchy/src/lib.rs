@@ -27,12 +27,17 @@
 //! ```
 //!
 //! # What it promises
-//! - No operation that begins later than the TTL after the KMS was asked uses that KEK, and its bytes are overwritten by
-//!   then, within a second where the machine was suspended or its clock set.
+//! - No operation that begins later than the TTL after the KMS was asked uses that KEK. Its bytes are overwritten within a
+//!   tenth of a second of that, within a second where the machine was suspended or its clock set, busy or idle. Use never
+//!   lengthens a life; only an unwrap that the KMS allowed does, after the record was read again. (A
+//!   [policy](PolicyBuilder::max_stale) may allow more while the KMS is out of reach; by default none does.)
 //! - A miss costs one KMS call, however many callers of a runtime wait for it. (Losing a race to make an account's first
 //!   KEK costs one more. A cache far too small for its traffic costs more: see [`HierarchyBuilder::capacity`].)
-//! - Nothing is sealed under a KEK that is not durably stored; creators at once, in any number of processes, end with one
-//!   KEK that all use.
+//! - A KEK that is used near its deadline is renewed in the background, so that nobody waits for it.
+//! - What was [invalidated](Hierarchy::invalidate), or denied by the KMS, is overwritten at once, and a load that was under
+//!   way does not bring it back.
+//! - Nothing is sealed under a KEK that is not durably stored; creators and rotators at once, in any number of processes, end
+//!   with one KEK that all use.
 //! - An envelope opens under its own account, KEK and context only.
 //!
 //! # What it does not
