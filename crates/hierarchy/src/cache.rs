@@ -156,7 +156,7 @@ impl KekCache {
             signals,
             capacity,
             len: AtomicUsize::new(0),
-            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            shards: (0..shards).map(|_| Mutex::new(Shard::new(agenda.offset()))).collect(),
             hasher: RandomState::new(),
             agenda,
             epoch: AtomicU64::new(0),
@@ -222,6 +222,8 @@ impl KekCache {
     ) -> Result<Arc<CachedKek>, NotInstalled> {
         let shared = &*self.shared;
         self.start_sweeper().map_err(NotInstalled::Failed)?;
+        // One copy of the path for all that is kept.
+        let identity = KekIdentity { path: account.path.clone(), ..identity };
         let was_degraded = self.memory().is_degraded();
         let slot =
             shared.arena.store(derived.expose_secret()).map_err(KeyError::Memory).map_err(NotInstalled::Failed)?;
@@ -236,7 +238,7 @@ impl KekCache {
             } else if self.epoch(account) != epoch {
                 Err(NotInstalled::Outdated)
             } else {
-                Ok(shard.insert(&kek, account, shared.agenda.offset()))
+                Ok(shard.insert(&kek, account))
             }
         };
         let (due, replaced) = match inserted {

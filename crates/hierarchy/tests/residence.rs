@@ -32,6 +32,8 @@ const CHILD: &str = "KEYSTRATA_RESIDENCE_CHILD";
 
 /// Long enough to find the key while it lives, on a busy machine too.
 const TTL: Duration = Duration::from_secs(4);
+/// Where a KEK ends by something else.
+const FOR_EVER: Duration = Duration::from_secs(3_600);
 /// How long after its end a key may be found: the sweeper's round, and what a busy machine takes to run it and to be read.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -80,10 +82,15 @@ impl RootKey for KnownSecret {
 #[test]
 fn as_child() {
     let Ok(backing) = std::env::var(CHILD) else { return };
-    let backing = if backing == "secret" { Backing::Secret } else { Backing::Locked };
+    let (backing, ttl) = match backing.as_str() {
+        "secret" => (Backing::Secret, FOR_EVER),
+        "locked" => (Backing::Locked, FOR_EVER),
+        "expiring" => (Backing::Locked, TTL),
+        other => panic!("unknown kind of child {other}"),
+    };
     let denies = Arc::new(AtomicBool::new(false));
     let root = KnownSecret { id: RootKeyId::new("test:known").unwrap(), denies: Arc::clone(&denies) };
-    let policy = Policy::builder().kek_ttl(TTL).ttl_jitter(0.0).refresh_ahead(false).build().unwrap();
+    let policy = Policy::builder().kek_ttl(ttl).ttl_jitter(0.0).refresh_ahead(false).build().unwrap();
     let builder = Hierarchy::builder().root_key(root).store(MemoryKekStore::new()).policy(policy);
     let mut keys = Some(builder.suite(Suite::Aes256Gcm).capacity(2).key_memory(backing).build().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -314,7 +321,7 @@ fn the_kek_of_a_closed_or_dropped_engine_is_gone() {
 
 #[test]
 fn an_expired_kek_is_gone_though_nothing_is_called() {
-    let mut process = Process::start("locked");
+    let mut process = Process::start("expiring");
     let before = Instant::now();
     let needles = process.seal();
     let sealed = Instant::now();
@@ -327,7 +334,7 @@ fn an_expired_kek_is_gone_though_nothing_is_called() {
 
 #[test]
 fn an_expired_kek_is_gone_though_the_service_is_busy() {
-    let mut process = Process::start("locked");
+    let mut process = Process::start("expiring");
     let needles = process.seal();
     let sealed = Instant::now();
     process.begin("be busy");
@@ -341,7 +348,7 @@ fn an_expired_kek_is_gone_though_the_service_is_busy() {
 
 #[test]
 fn a_kek_whose_deadline_passed_while_the_process_was_stopped_is_gone_once_it_goes_on() {
-    let mut process = Process::start("locked");
+    let mut process = Process::start("expiring");
     let needles = process.seal();
     let sealed = Instant::now();
     process.signal("-STOP");

@@ -36,13 +36,20 @@ pub(crate) struct AccountState {
     claimed_until: AtomicU64,
     /// The newest version that was ever primary here.
     newest: AtomicU32,
-    /// What this process sealed under the primary.
+    /// Counted where the policy has a ceiling only.
+    uses: Option<Box<Uses>>,
+}
+
+/// What this process sealed under the primary.
+#[derive(Default)]
+struct Uses {
     wraps: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl AccountState {
     pub(super) fn new(path: KeyPath, policy: Policy, home: Weak<Shared>) -> Arc<Self> {
+        let uses = policy.ceilings().count_uses().then(Box::default);
         Arc::new(Self {
             path,
             policy,
@@ -53,8 +60,7 @@ impl AccountState {
             renew_from: AtomicU64::new(0),
             claimed_until: AtomicU64::new(0),
             newest: AtomicU32::new(0),
-            wraps: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            uses,
         })
     }
 
@@ -98,10 +104,10 @@ impl AccountState {
     /// From now on `kek` is the primary. Under the lock of the shard.
     pub(super) fn set_primary(&self, kek: &Arc<CachedKek>, renew_from: Moment, valid_until: Moment) {
         let is_another = self.primary.load().as_ref().is_none_or(|primary| primary.id() != kek.id());
-        if is_another {
+        if let Some(uses) = self.uses.as_ref().filter(|_| is_another) {
             // A KEK that expired and came back is counted from zero; see `PolicyBuilder::max_wraps`.
-            self.wraps.store(0, Ordering::Relaxed);
-            self.bytes.store(0, Ordering::Relaxed);
+            uses.wraps.store(0, Ordering::Relaxed);
+            uses.bytes.store(0, Ordering::Relaxed);
         }
         self.note_version(kek.identity.version);
         self.valid_until.store(nanos(valid_until.boot), Ordering::Relaxed);
@@ -126,14 +132,11 @@ impl AccountState {
 
     /// Counts one object of `len` bytes sealed under the primary, and says whether its KEK has sealed enough.
     pub(crate) fn count_seal(&self, len: usize) -> bool {
-        let ceilings = self.policy.ceilings();
-        if !ceilings.count_uses() {
-            return false;
-        }
+        let Some(uses) = &self.uses else { return false };
         let len = len as u64;
-        let wraps = self.wraps.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
-        ceilings.are_reached(wraps, bytes)
+        let wraps = uses.wraps.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = uses.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
+        self.policy.ceilings().are_reached(wraps, bytes)
     }
 }
 

@@ -17,15 +17,17 @@ use crate::clock::Nanos;
 /// How many of the KEKs that are due next eviction looks at for one that nobody used.
 const CANDIDATES: usize = 8;
 
-/// When a KEK is due by boot time, and a number that tells equal ones apart.
-type Due = (u64, u32);
+/// When a KEK is due by boot time, and its address, which tells equal ones apart. It follows from the KEK and the shard's
+/// offset, so that it need not be kept with either.
+type Due = (u64, usize);
 
 #[derive(Default)]
 pub(super) struct Shard {
     accounts: HashMap<KeyPath, Weak<AccountState>>,
-    keks: HashTable<(Due, Arc<CachedKek>)>,
+    keks: HashTable<Arc<CachedKek>>,
     by_due: BTreeMap<Due, Held>,
-    next_number: u32,
+    /// What real time is ahead of boot time, as `by_due` is in order by.
+    offset: u64,
     hasher: RandomState,
     pub(super) is_closed: bool,
 }
@@ -56,7 +58,15 @@ fn due_at(end: Nanos, offset: u64) -> u64 {
     end.boot.min(end.real.saturating_sub(offset))
 }
 
+fn due(kek: &Arc<CachedKek>, offset: u64) -> Due {
+    (due_at(kek.end(), offset), Arc::as_ptr(kek) as usize)
+}
+
 impl Shard {
+    pub(super) fn new(offset: u64) -> Self {
+        Self { offset, ..Self::default() }
+    }
+
     pub(super) fn account(&self, path: &KeyPath) -> Option<Arc<AccountState>> {
         self.accounts.get(path).and_then(Weak::upgrade)
     }
@@ -74,36 +84,27 @@ impl Shard {
 
     pub(super) fn get(&self, path: &KeyPath, id: KekId) -> Option<Arc<CachedKek>> {
         let hash = self.hasher.hash_one(id);
-        self.keks.find(hash, |(_, kek)| is_named(kek, path, id)).map(|(_, kek)| Arc::clone(kek))
+        self.keks.find(hash, |kek| is_named(kek, path, id)).map(Arc::clone)
     }
 
     /// Puts a KEK in; the one of the same name that it replaces comes back. If it replaces the primary at hand, it is the
     /// primary at hand. Gives the time when it is due.
-    pub(super) fn insert(
-        &mut self,
-        kek: &Arc<CachedKek>,
-        account: &Arc<AccountState>,
-        offset: u64,
-    ) -> (u64, Option<Held>) {
-        let due = (due_at(kek.end(), offset), self.next_number);
-        self.next_number = self.next_number.wrapping_add(1);
+    pub(super) fn insert(&mut self, kek: &Arc<CachedKek>, account: &Arc<AccountState>) -> (u64, Option<Held>) {
         let (path, id) = (&account.path, kek.id());
         let hasher = &self.hasher;
-        let entry = self.keks.entry(
-            hasher.hash_one(id),
-            |(_, held)| is_named(held, path, id),
-            |(_, held)| hasher.hash_one(held.id()),
-        );
+        let entry =
+            self.keks.entry(hasher.hash_one(id), |held| is_named(held, path, id), |held| hasher.hash_one(held.id()));
         let replaced = match entry {
             Entry::Occupied(mut held) => {
-                let (old_due, _) = mem::replace(held.get_mut(), (due, Arc::clone(kek)));
-                self.by_due.remove(&old_due)
+                let old = mem::replace(held.get_mut(), Arc::clone(kek));
+                self.by_due.remove(&due(&old, self.offset))
             }
             Entry::Vacant(place) => {
-                place.insert((due, Arc::clone(kek)));
+                place.insert(Arc::clone(kek));
                 None
             }
         };
+        let due = due(kek, self.offset);
         self.by_due.insert(due, Held { kek: Arc::clone(kek), account: Arc::clone(account) });
         if account.primary.load().as_ref().is_some_and(|primary| primary.id() == id) {
             account.primary.store(Some(Arc::clone(kek)));
@@ -114,7 +115,7 @@ impl Shard {
     fn take(&mut self, due: Due) -> Option<Held> {
         let held = self.by_due.remove(&due)?;
         let hash = self.hasher.hash_one(held.kek.id());
-        if let Ok(entry) = self.keks.find_entry(hash, |(listed, _)| *listed == due) {
+        if let Ok(entry) = self.keks.find_entry(hash, |listed| Arc::ptr_eq(listed, &held.kek)) {
             entry.remove();
         }
         Some(held.forgotten())
@@ -122,9 +123,7 @@ impl Shard {
 
     /// Takes out `kek`, unless another took its place.
     pub(super) fn remove(&mut self, kek: &Arc<CachedKek>) -> Option<Held> {
-        let hash = self.hasher.hash_one(kek.id());
-        let due = self.keks.find(hash, |(_, held)| Arc::ptr_eq(held, kek)).map(|(due, _)| *due);
-        due.and_then(|due| self.take(due))
+        self.take(due(kek, self.offset))
     }
 
     /// Takes out one KEK to make room: of those that are due next, the first that was not used since this last passed it
@@ -172,20 +171,9 @@ impl Shard {
 
     /// Puts all KEKs in order anew, after real time was set.
     pub(super) fn reorder(&mut self, offset: u64) {
-        let mut numbers = 0..;
-        let mut ordered = BTreeMap::new();
-        for (old, held) in mem::take(&mut self.by_due) {
-            let due = (due_at(held.kek.end(), offset), numbers.next().unwrap_or_default());
-            let hash = self.hasher.hash_one(held.kek.id());
-            if let Some(listed) =
-                self.keks.find_mut(hash, |(listed, kek)| *listed == old && Arc::ptr_eq(kek, &held.kek))
-            {
-                listed.0 = due;
-            }
-            ordered.insert(due, held);
-        }
-        self.next_number = numbers.next().unwrap_or_default();
-        self.by_due = ordered;
+        self.offset = offset;
+        let held = mem::take(&mut self.by_due).into_values();
+        self.by_due = held.map(|held| (due(&held.kek, offset), held)).collect();
     }
 
     #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, ptr::NonNull, sync::Arc};
 
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::chunk::Chunk;
 use crate::raw::RawSlot;
@@ -45,8 +45,8 @@ impl Slot {
             return None;
         }
         // Filled in place: a copy returned by value would leave its bytes behind on the stack.
-        let mut key = Zeroizing::new([0; 32]);
-        self.raw().read(self.generation, &mut key).then(|| f(&key))
+        let mut key = Copied([0; 32]);
+        self.raw().read(self.generation, &mut key.0).then(|| f(&key.0))
     }
 
     /// Overwrites the key now and frees its slot; returns whether this call did it.
@@ -71,6 +71,16 @@ impl Slot {
     pub(super) fn raw(&self) -> &RawSlot {
         // SAFETY: the place lies in `chunk`, which is unmapped only when the last `Arc` of it is dropped.
         unsafe { self.place.as_ref() }
+    }
+}
+
+/// A key for as long as it is used.
+struct Copied([u8; 32]);
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        // As a slice: an array is overwritten byte by byte.
+        self.0.as_mut_slice().zeroize();
     }
 }
 
