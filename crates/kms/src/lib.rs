@@ -28,6 +28,23 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod breaker;
+mod budget;
+mod counted;
+mod guard;
 mod local;
+mod retrying;
+mod signals;
+mod timed;
+mod timer;
 
-pub use self::local::{LocalRootKey, LocalRootKeyError};
+pub use self::{
+    breaker::{Breaker, BreakerOpen, BreakerPolicy, BreakerState},
+    budget::{Budget, BudgetStats, Budgeted},
+    counted::{CallStats, Counted, Operation, Outcome},
+    guard::{Guard, GuardStats, Guarded},
+    local::{LocalRootKey, LocalRootKeyError},
+    retrying::{RetryPolicy, Retrying},
+    timed::{Timed, TooSlow},
+    timer::Timer,
+};

@@ -1,0 +1,339 @@
+//! A breaker: a root key that does not answer is left alone for a while.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
+use keystrata_memory::ProcessLocal;
+use tokio::sync::watch;
+
+use crate::{signals, timer::Timer};
+
+/// A root key that is asked no more for a while once it did not answer several times in a row.
+///
+/// - **Closed**: calls pass. [`failures`](BreakerPolicy::failures) calls in a row that end as
+///   [`RootKeyError::Unavailable`] open it.
+/// - **Open**: calls are refused at once as unavailable, with [`BreakerOpen`] as the source. This lasts for
+///   [`pause`](BreakerPolicy::pause), and twice as long after each probe that failed, up to
+///   [`longest_pause`](BreakerPolicy::longest_pause).
+/// - **Half open**: one call passes, the probe. Any answer to it closes the breaker.
+///
+/// *Denied*, *rejected* and *throttled* are answers: the KMS is there. *Overloaded* and *withdrawn* never reached it and
+/// count neither way.
+///
+/// One breaker stands before one root key, so that a KMS that is down stops its own accounts only.
+///
+/// # Cancellation
+/// A dropped call counts neither way; if it was the probe, the next call is.
+#[derive(Debug)]
+pub struct Breaker<R> {
+    root: R,
+    gate: Gate,
+}
+
+/// When a [`Breaker`] opens, and for how long.
+#[derive(Clone, Debug)]
+pub struct BreakerPolicy {
+    /// Calls in a row without an answer that open it. Default: 5, at least 1. With fewer, one lost connection stops an
+    /// account's traffic; with more, more callers wait for a deadline each.
+    pub failures: u32,
+    /// How long it is open at first. Default: 1 s: shorter than the patience of most callers.
+    pub pause: Duration,
+    /// How long it is open at most. Default: 30 s: so long a KMS that is back may go unnoticed.
+    pub longest_pause: Duration,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self { failures: 5, pause: Duration::from_secs(1), longest_pause: Duration::from_secs(30) }
+    }
+}
+
+/// The source of the [`RootKeyError::Unavailable`] that an open [`Breaker`] refuses calls with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the breaker is open")]
+pub struct BreakerOpen {
+    /// When the root key is asked again.
+    pub retry_after: Duration,
+}
+
+impl BreakerOpen {
+    /// The breaker's refusal in `error`, if that is what it is.
+    pub fn of(error: &RootKeyError) -> Option<Self> {
+        match error {
+            RootKeyError::Unavailable { source: Some(source), .. } => source.downcast_ref().copied(),
+            _ => None,
+        }
+    }
+}
+
+/// How a [`Breaker`] stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Calls pass.
+    Closed,
+    /// One call passes, to see.
+    HalfOpen,
+    /// Calls are refused.
+    Open,
+}
+
+impl<R: RootKey> Breaker<R> {
+    /// Puts a breaker before `root`. `label` names the root key in metrics and logs: short, and one of a few.
+    pub fn new(root: R, label: &str, policy: BreakerPolicy) -> Self {
+        Self::with_timer(root, label, policy, Timer::system())
+    }
+
+    /// The same by another clock than the system's, for tests.
+    pub fn with_timer(root: R, label: &str, policy: BreakerPolicy, timer: Timer) -> Self {
+        Self::at_gate(root, Gate::new(label, policy, timer))
+    }
+
+    pub(crate) fn at_gate(root: R, gate: Gate) -> Self {
+        Self { root, gate }
+    }
+
+    /// How it stands now.
+    pub fn state(&self) -> BreakerState {
+        self.gate.state()
+    }
+
+    async fn guard<T>(&self, call: impl Future<Output = Result<T, RootKeyError>>) -> Result<T, RootKeyError> {
+        let pass = self.gate.pass()?;
+        let answer = call.await;
+        match &answer {
+            Err(RootKeyError::Unavailable { .. }) if answer.as_ref().err().and_then(BreakerOpen::of).is_none() => {
+                pass.end(Verdict::NoAnswer);
+            }
+            Err(RootKeyError::Unavailable { .. } | RootKeyError::Overloaded { .. } | RootKeyError::Withdrawn) => {}
+            _ => pass.end(Verdict::Answered),
+        }
+        answer
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)] // a default not forwarded would slip past the breaker
+impl<R: RootKey> RootKey for Breaker<R> {
+    fn id(&self) -> &RootKeyId {
+        self.root.id()
+    }
+
+    async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        self.guard(self.root.wrap_key(secret, context)).await
+    }
+
+    async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        self.guard(self.root.unwrap_key(wrapped, context)).await
+    }
+
+    async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
+        self.guard(self.root.generate_key(context)).await
+    }
+
+    async fn rewrap_key(
+        &self,
+        from: &RootKeyId,
+        wrapped: &[u8],
+        context: &RootContext,
+    ) -> Result<Option<Vec<u8>>, RootKeyError> {
+        self.guard(self.root.rewrap_key(from, wrapped, context)).await
+    }
+}
+
+/// The breaker without its root key: what those who wait behind it look at. Clones are the same gate.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    label: Arc<str>,
+    policy: BreakerPolicy,
+    timer: Timer,
+    /// A forked child begins closed: its parent's lock may never be released there.
+    state: Arc<ProcessLocal<watch::Sender<State>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    phase: Phase,
+    /// Calls that began before the last change of phase do not count any more.
+    epoch: u64,
+    failed_probes: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Duration,
+    },
+    /// Somebody else may probe from `until` on: the first one may be on a runtime that nobody drives any more.
+    Probing {
+        until: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Answered,
+    NoAnswer,
+    /// Dropped, or not sent at all.
+    Unknown,
+}
+
+impl Gate {
+    pub(crate) fn new(label: &str, policy: BreakerPolicy, timer: Timer) -> Self {
+        let closed = State { phase: Phase::Closed { failures: 0 }, epoch: 0, failed_probes: 0 };
+        let state = Arc::new(ProcessLocal::new(move || watch::Sender::new(closed)));
+        Self { label: Arc::from(label), policy, timer, state }
+    }
+
+    pub(crate) fn state(&self) -> BreakerState {
+        let now = self.timer.now();
+        match self.state.get().borrow().phase {
+            Phase::Closed { .. } => BreakerState::Closed,
+            Phase::Open { until } if now < until => BreakerState::Open,
+            Phase::Open { .. } | Phase::Probing { .. } => BreakerState::HalfOpen,
+        }
+    }
+
+    /// Returns the refusal once the breaker is open.
+    pub(crate) async fn opened(&self) -> RootKeyError {
+        let mut states = self.state.get().subscribe();
+        // The one who probes waits here too, and is not to be turned away.
+        let opened = states.wait_for(|state| matches!(state.phase, Phase::Open { .. })).await;
+        let until = match opened.as_deref() {
+            Ok(State { phase: Phase::Open { until }, .. }) => *until,
+            _ => Duration::ZERO,
+        };
+        self.refusal(until.saturating_sub(self.timer.now()))
+    }
+
+    fn pass(&self) -> Result<Pass<'_>, RootKeyError> {
+        let now = self.timer.now();
+        let mut pass = Err(Duration::ZERO);
+        // Whether anything changed says whom to wake: nobody, on most calls.
+        self.state.get().send_if_modified(|state| match state.phase {
+            Phase::Closed { .. } => {
+                pass = Ok((state.epoch, false));
+                false
+            }
+            Phase::Open { until } | Phase::Probing { until } if now < until => {
+                pass = Err(until.saturating_sub(now));
+                false
+            }
+            Phase::Open { .. } | Phase::Probing { .. } => {
+                let until = now + self.pause(state.failed_probes);
+                state.phase = Phase::Probing { until };
+                state.epoch += 1;
+                pass = Ok((state.epoch, true));
+                true
+            }
+        });
+        match pass {
+            Ok((epoch, is_probe)) => {
+                if is_probe {
+                    self.tell(BreakerState::HalfOpen);
+                }
+                Ok(Pass { gate: self, epoch, verdict: Verdict::Unknown })
+            }
+            Err(retry_after) => {
+                signals::breaker_refused(&self.label);
+                Err(self.refusal(retry_after))
+            }
+        }
+    }
+
+    fn end(&self, epoch: u64, verdict: Verdict) {
+        let now = self.timer.now();
+        let mut told = None;
+        self.state.get().send_if_modified(|state| {
+            if state.epoch != epoch {
+                return false;
+            }
+            let next = match (state.phase, verdict) {
+                (Phase::Closed { failures: 0 }, Verdict::Answered) | (Phase::Closed { .. }, Verdict::Unknown) => {
+                    return false;
+                }
+                (_, Verdict::Answered) => Phase::Closed { failures: 0 },
+                (Phase::Closed { failures }, Verdict::NoAnswer) if failures + 1 < self.policy.failures => {
+                    Phase::Closed { failures: failures + 1 }
+                }
+                (Phase::Closed { .. }, Verdict::NoAnswer) => Phase::Open { until: now + self.pause(0) },
+                (Phase::Probing { .. } | Phase::Open { .. }, Verdict::NoAnswer) => {
+                    state.failed_probes += 1;
+                    Phase::Open { until: now + self.pause(state.failed_probes) }
+                }
+                (Phase::Probing { .. } | Phase::Open { .. }, Verdict::Unknown) => Phase::Open { until: now },
+            };
+            let changes = !matches!((state.phase, next), (Phase::Closed { .. }, Phase::Closed { .. }));
+            if changes {
+                state.epoch += 1;
+                told = Some(next);
+            }
+            if matches!(next, Phase::Closed { .. }) {
+                state.failed_probes = 0;
+            }
+            state.phase = next;
+            changes
+        });
+        match told {
+            Some(Phase::Closed { .. }) => {
+                tracing::info!(root = &*self.label, "the root key answers again");
+                self.tell(BreakerState::Closed);
+            }
+            Some(Phase::Open { until }) => {
+                let pause = until.saturating_sub(now);
+                tracing::warn!(
+                    root = &*self.label,
+                    ?pause,
+                    "the root key does not answer: it is left alone for a while"
+                );
+                self.tell(BreakerState::Open);
+            }
+            Some(Phase::Probing { .. }) | None => {}
+        }
+    }
+
+    fn pause(&self, failed_probes: u32) -> Duration {
+        let doubled = self.policy.pause.saturating_mul(2_u32.saturating_pow(failed_probes));
+        doubled.min(self.policy.longest_pause.max(self.policy.pause))
+    }
+
+    fn tell(&self, state: BreakerState) {
+        signals::breaker_state(&self.label, state);
+    }
+
+    fn refusal(&self, retry_after: Duration) -> RootKeyError {
+        let message = format!(
+            "it did not answer {} times in a row; it will be asked again in {retry_after:?}",
+            self.policy.failures.max(1)
+        );
+        RootKeyError::Unavailable { message, source: Some(Arc::new(BreakerOpen { retry_after })) }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("label", &self.label).field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+/// One call that was let through.
+struct Pass<'a> {
+    gate: &'a Gate,
+    epoch: u64,
+    verdict: Verdict,
+}
+
+impl Pass<'_> {
+    fn end(mut self, verdict: Verdict) {
+        self.verdict = verdict;
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.gate.end(self.epoch, self.verdict);
+    }
+}

@@ -1,0 +1,454 @@
+//! The queue in front of a quota: who may send an attempt now, who waits, who is refused. No I/O and no clock: every
+//! call says what time it is.
+//!
+//! A token is spent in two steps. When one is there, whoever is next is *called*: woken to come and take it. When the
+//! called one comes, it takes a token at that moment. So a runtime that stands still for a while makes no burst when
+//! it goes on: the calls it missed were turns, not tokens, and whoever waits elsewhere was called in the meantime.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use keystrata_hierarchy::Urgency;
+
+use super::{
+    aimd::Aimd,
+    lane::{Lane, Place},
+    limit::{Limit, Rate},
+};
+
+/// Who was called and comes within this time keeps the turn if the token is not quite there yet; who comes later waits
+/// for another. A busy runtime takes that long; one that was stopped takes longer.
+const PUNCTUAL: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) rate: Rate,
+    /// From 0 to 1: what background calls leave to the foreground.
+    pub(super) foreground_share: f64,
+    pub(super) max_wait: Duration,
+    pub(super) is_adaptive: bool,
+}
+
+impl Rules {
+    /// How many can wait: those who can be served in the time that each is ready to wait. Those who were called and come
+    /// too late join them; there are at most as many of them.
+    fn places(&self) -> usize {
+        let served = self.max_wait.as_nanos() / self.rate.period.as_nanos();
+        usize::try_from(served).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Tokens that a background call leaves in the bucket.
+    fn reserve(&self) -> u32 {
+        let burst = self.rate.burst.get();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the burst")]
+        let reserve = (f64::from(burst) * self.foreground_share) as u32;
+        reserve.min(burst - 1)
+    }
+
+    /// What a background call that waits earns by each foreground call that is preferred to it. At 1 it goes next.
+    fn credit(&self) -> f64 {
+        (1.0 - self.foreground_share) / self.foreground_share.max(f64::EPSILON)
+    }
+}
+
+/// Why somebody was not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    /// How many wait.
+    pub(super) waiting: usize,
+    pub(super) retry_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// There was no place, or it was given to an account with fewer calls in the queue.
+    QueueFull,
+    /// It waited as long as a call may wait.
+    Deadline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entered {
+    Admitted,
+    Waiting(u64),
+}
+
+/// What was counted since the beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) admitted: u64,
+    pub(super) refused: u64,
+    pub(super) left: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    rules: Rules,
+    /// The quota: a token for each attempt.
+    tokens: Limit,
+    /// The same for being called.
+    turns: Limit,
+    pace: Option<Aimd>,
+    entries: HashMap<u64, Entry>,
+    next_id: u64,
+    foreground: Lane,
+    background: Lane,
+    by_deadline: BTreeSet<Place>,
+    /// Called ones whose token is not quite there, by when it will be.
+    early: BTreeSet<Place>,
+    /// What the background has earned; at 1 it goes before the foreground once.
+    credit: f64,
+    /// Turns of those who left after they were called.
+    turns_back: u32,
+    /// When the next turn can be given, if anybody waits for one.
+    next_turn: Option<Duration>,
+    now: Duration,
+    woken: Vec<Waker>,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Entry {
+    account: Arc<str>,
+    urgency: Urgency,
+    deadline: Duration,
+    state: State,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Waiting,
+    Called { at: Duration, early: Option<Duration> },
+    Refused(Refusal),
+}
+
+impl Queue {
+    pub(super) fn new(rules: Rules, now: Duration) -> Self {
+        let (tokens, turns) = (Limit::new(rules.rate, now), Limit::new(rules.rate, now));
+        let pace = rules.is_adaptive.then(|| Aimd::new(rules.rate.per_second(), now));
+        Self {
+            rules,
+            tokens,
+            turns,
+            pace,
+            entries: HashMap::new(),
+            next_id: 0,
+            foreground: Lane::default(),
+            background: Lane::default(),
+            by_deadline: BTreeSet::new(),
+            early: BTreeSet::new(),
+            credit: 0.0,
+            turns_back: 0,
+            next_turn: None,
+            now,
+            woken: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Somebody wants to send an attempt now. Who is to wait is called by [`dispatch`](Self::dispatch).
+    pub(super) fn enter(&mut self, now: Duration, account: &str, urgency: Urgency) -> Result<Entered, Refusal> {
+        let now = self.advance(now);
+        let is_alone = self.entries.is_empty();
+        if is_alone && self.may_go_at(urgency) <= now && self.take_turn(now).is_ok() {
+            if self.tokens.take(now).is_ok() {
+                self.counts.admitted += 1;
+                return Ok(Entered::Admitted);
+            }
+            self.turns_back += 1;
+        }
+        if let Err(refusal) = self.make_room(account, urgency) {
+            self.counts.refused += 1;
+            return Err(refusal);
+        }
+        let account = self.lane(urgency).name(account).unwrap_or_else(|| Arc::from(account));
+        let id = self.next_id;
+        self.next_id += 1;
+        let deadline = now + self.rules.max_wait;
+        self.entries.insert(id, Entry { account, urgency, deadline, state: State::Waiting, waker: None });
+        self.line_up(id);
+        Ok(Entered::Waiting(id))
+    }
+
+    /// Asks whether `id` may send now. Once it is told yes or no, its place is gone.
+    pub(super) fn poll(&mut self, now: Duration, id: u64, waker: &Waker) -> Poll<Result<(), Refusal>> {
+        let now = self.advance(now);
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Poll::Pending; // told already
+        };
+        match entry.state {
+            State::Refused(refusal) => {
+                self.entries.remove(&id);
+                return Poll::Ready(Err(refusal));
+            }
+            State::Called { at, early } => match self.tokens.take(now) {
+                Ok(()) => {
+                    self.forget(id);
+                    self.counts.admitted += 1;
+                    return Poll::Ready(Ok(()));
+                }
+                Err(next) if now.saturating_sub(at) <= PUNCTUAL => {
+                    if let Some(early) = early {
+                        self.early.remove(&(early, id));
+                    }
+                    self.early.insert((next, id));
+                    entry.state = State::Called { at, early: Some(next) };
+                }
+                Err(_) => {
+                    if let Some(early) = early {
+                        self.early.remove(&(early, id));
+                    }
+                    self.line_up(id);
+                }
+            },
+            State::Waiting => {}
+        }
+        if let Some(entry) = self.entries.get_mut(&id)
+            && entry.waker.as_ref().is_none_or(|known| !known.will_wake(waker))
+        {
+            entry.waker = Some(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    /// Somebody who entered does not want to send any more.
+    pub(super) fn leave(&mut self, id: u64) {
+        let Some(entry) = self.forget(id) else { return };
+        self.counts.left += 1;
+        if let State::Called { at, .. } = entry.state
+            && self.now.saturating_sub(at) <= PUNCTUAL
+        {
+            self.turns_back += 1;
+        }
+    }
+
+    /// A background call has become a foreground one. It keeps its deadline, and so goes before later ones.
+    pub(super) fn lift(&mut self, id: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let was = mem::replace(&mut entry.urgency, Urgency::Foreground);
+        if was == Urgency::Background && matches!(entry.state, State::Waiting) {
+            let (account, place) = (Arc::clone(&entry.account), (entry.deadline, id));
+            self.background.remove(&account, place);
+            self.foreground.push(&account, place);
+        }
+    }
+
+    /// Refuses who has waited too long, and calls whoever may go now. Afterwards [`woken`](Self::take_woken) are to be woken.
+    pub(super) fn dispatch(&mut self, now: Duration) {
+        let now = self.advance(now);
+        while let Some(&(deadline, id)) = self.by_deadline.first()
+            && deadline <= now
+        {
+            self.refuse(id, Reason::Deadline);
+        }
+        while let Some(&(at, id)) = self.early.first()
+            && at <= now
+        {
+            self.early.pop_first();
+            self.wake(id);
+            if let Some(Entry { state: State::Called { early, .. }, .. }) = self.entries.get_mut(&id) {
+                *early = None;
+            }
+        }
+        self.next_turn = None;
+        while let Some(urgency) = self.who_is_next() {
+            let turn = match self.may_go_at(urgency) {
+                later if later > now => Err(later),
+                _ => self.take_turn(now),
+            };
+            if let Err(later) = turn {
+                self.next_turn = Some(later);
+                break;
+            }
+            self.call(urgency, now);
+        }
+        // A turn that nobody wants is not kept for later: kept turns would be a burst.
+        self.turns_back = 0;
+    }
+
+    /// When [`dispatch`](Self::dispatch) has something to do again, if nothing else happens.
+    pub(super) fn next_event(&self) -> Option<Duration> {
+        let deadline = self.by_deadline.first().map(|place| place.0);
+        let early = self.early.first().map(|place| place.0);
+        [deadline, early, self.next_turn].into_iter().flatten().min()
+    }
+
+    pub(super) fn take_woken(&mut self) -> Vec<Waker> {
+        mem::take(&mut self.woken)
+    }
+
+    /// How the KMS answered an attempt. Whether that lowered the rate.
+    pub(super) fn report(&mut self, now: Duration, was_throttled: bool) -> bool {
+        let now = self.advance(now);
+        match &mut self.pace {
+            Some(pace) if was_throttled => pace.throttled(now),
+            Some(pace) => {
+                pace.answered(now);
+                false
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.foreground.len() + self.background.len()
+    }
+
+    pub(super) fn per_second(&self) -> f64 {
+        self.pace.as_ref().map_or(self.rules.rate.per_second(), Aimd::per_second)
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Places held by anybody, called and refused ones that did not come yet included.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Time never runs backwards here, whatever the clock does.
+    fn advance(&mut self, now: Duration) -> Duration {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn lane(&mut self, urgency: Urgency) -> &mut Lane {
+        match urgency {
+            Urgency::Foreground => &mut self.foreground,
+            Urgency::Background => &mut self.background,
+        }
+    }
+
+    fn line_up(&mut self, id: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.state = State::Waiting;
+        let (account, urgency, place) = (Arc::clone(&entry.account), entry.urgency, (entry.deadline, id));
+        self.by_deadline.insert(place);
+        self.lane(urgency).push(&account, place);
+    }
+
+    /// Takes `id` off every list.
+    fn forget(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        match entry.state {
+            State::Waiting => self.step_out(&entry, id),
+            State::Called { early: Some(early), .. } => {
+                self.early.remove(&(early, id));
+            }
+            State::Called { early: None, .. } | State::Refused(_) => {}
+        }
+        Some(entry)
+    }
+
+    fn step_out(&mut self, entry: &Entry, id: u64) {
+        let place = (entry.deadline, id);
+        self.by_deadline.remove(&place);
+        self.lane(entry.urgency).remove(&entry.account, place);
+    }
+
+    /// Gives a newcomer a place. If there is none, the last of the longest line makes room, background first: an account
+    /// with many calls must not keep out one with few.
+    fn make_room(&mut self, account: &str, urgency: Urgency) -> Result<(), Refusal> {
+        if self.waiting() < self.rules.places() {
+            return Ok(());
+        }
+        let victims = if self.background.is_empty() { Urgency::Foreground } else { Urgency::Background };
+        let own = self.lane(urgency).len_of(account) + 1;
+        let longest = self.lane(victims).longest();
+        match longest {
+            Some((len, (_, last))) if urgency > victims || (urgency == victims && own < len) => {
+                self.refuse(last, Reason::QueueFull);
+                Ok(())
+            }
+            _ => Err(self.refusal(Reason::QueueFull)),
+        }
+    }
+
+    fn refuse(&mut self, id: u64, reason: Reason) {
+        let refusal = self.refusal(reason);
+        if let Some(mut entry) = self.entries.remove(&id) {
+            self.step_out(&entry, id);
+            entry.state = State::Refused(refusal);
+            self.entries.insert(id, entry);
+            self.counts.refused += 1;
+            self.wake(id);
+        }
+    }
+
+    fn refusal(&self, reason: Reason) -> Refusal {
+        let waiting = self.waiting();
+        #[expect(clippy::cast_precision_loss, reason = "it is an estimate")]
+        let seconds = (waiting + 1) as f64 / self.per_second();
+        Refusal { reason, waiting, retry_after: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX) }
+    }
+
+    fn who_is_next(&self) -> Option<Urgency> {
+        match (self.foreground.is_empty(), self.background.is_empty()) {
+            (true, true) => None,
+            (true, false) => Some(Urgency::Background),
+            (false, false) if self.has_credit() => Some(Urgency::Background),
+            (false, _) => Some(Urgency::Foreground),
+        }
+    }
+
+    /// When the reserve lets this urgency take a token; the rate may say later.
+    fn may_go_at(&self, urgency: Urgency) -> Duration {
+        match urgency {
+            Urgency::Background if !self.has_credit() => self.turns.has_at(1 + self.rules.reserve(), self.now),
+            Urgency::Background | Urgency::Foreground => self.now,
+        }
+    }
+
+    /// A quarter four times over is not quite 1 where the quarter is `0.2 / 0.8`.
+    fn has_credit(&self) -> bool {
+        self.credit > 1.0 - 1e-9
+    }
+
+    fn take_turn(&mut self, now: Duration) -> Result<(), Duration> {
+        if self.turns_back > 0 {
+            self.turns_back -= 1;
+            return Ok(());
+        }
+        if let Some(later) = self.pace.as_mut().and_then(|pace| pace.not_before(now)) {
+            return Err(later);
+        }
+        self.turns.take(now)?;
+        if let Some(pace) = &mut self.pace {
+            pace.take(now);
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, urgency: Urgency, now: Duration) {
+        let Some(id) = self.lane(urgency).pop() else { return };
+        match urgency {
+            Urgency::Background => self.credit = (self.credit - 1.0).max(0.0),
+            Urgency::Foreground if !self.background.is_empty() => {
+                self.credit = (self.credit + self.rules.credit()).min(1.0);
+            }
+            Urgency::Foreground => {}
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.by_deadline.remove(&(entry.deadline, id));
+            entry.state = State::Called { at: now, early: None };
+        }
+        self.wake(id);
+    }
+
+    fn wake(&mut self, id: u64) {
+        let waker = self.entries.get_mut(&id).and_then(|entry| entry.waker.take());
+        self.woken.extend(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,484 @@
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    task::Wake,
+};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+use super::*;
+
+const START: Duration = Duration::from_secs(1_000);
+
+fn rules(per_second: u32, burst: u32) -> Rules {
+    let number = |n| NonZeroU32::new(n).unwrap();
+    Rules {
+        rate: Rate::new(number(per_second), number(burst)),
+        foreground_share: 0.8,
+        max_wait: Duration::from_secs(10),
+        is_adaptive: false,
+    }
+}
+
+/// A queue whose callers come as soon as they are woken, unless a test keeps them away.
+struct Office {
+    queue: Queue,
+    now: Duration,
+    woken: Arc<Mutex<Vec<u64>>>,
+}
+
+struct Note(Arc<Mutex<Vec<u64>>>, u64);
+
+impl Wake for Note {
+    fn wake(self: Arc<Self>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.1);
+    }
+}
+
+impl Office {
+    fn new(rules: Rules) -> Self {
+        Self { queue: Queue::new(rules, START), now: START, woken: Arc::default() }
+    }
+
+    fn enter(&mut self, account: &str, urgency: Urgency) -> Result<Entered, Refusal> {
+        let entered = self.queue.enter(self.now, account, urgency);
+        if let Ok(Entered::Waiting(id)) = entered {
+            assert_eq!(self.poll(id), Poll::Pending);
+        }
+        self.dispatch();
+        entered
+    }
+
+    /// The ids of `n` who have to wait.
+    fn wait(&mut self, n: usize, account: &str, urgency: Urgency) -> Vec<u64> {
+        let mut enter = || match self.enter(account, urgency) {
+            Ok(Entered::Waiting(id)) => id,
+            other => panic!("{other:?}"),
+        };
+        (0..n).map(|_| enter()).collect()
+    }
+
+    fn use_up_burst(&mut self) {
+        while self.enter("early bird", Urgency::Foreground) == Ok(Entered::Admitted) {}
+        let waiting: Vec<u64> = self.queue.entries.keys().copied().collect();
+        for id in waiting {
+            self.queue.leave(id);
+        }
+    }
+
+    fn poll(&mut self, id: u64) -> Poll<Result<(), Refusal>> {
+        let waker = Waker::from(Arc::new(Note(Arc::clone(&self.woken), id)));
+        self.queue.poll(self.now, id, &waker)
+    }
+
+    fn dispatch(&mut self) {
+        self.queue.dispatch(self.now);
+        for waker in self.queue.take_woken() {
+            waker.wake();
+        }
+    }
+
+    fn take_woken(&self) -> Vec<u64> {
+        mem::take(&mut *self.woken.lock().unwrap())
+    }
+
+    /// Goes on to the next event, at `until` at the latest. Who was let through or refused meanwhile?
+    fn step(&mut self, until: Duration) -> Vec<(u64, Result<(), Refusal>)> {
+        self.now = self.queue.next_event().map_or(until, |next| next.clamp(self.now, until));
+        self.dispatch();
+        let mut told = Vec::new();
+        loop {
+            let woken = self.take_woken();
+            if woken.is_empty() {
+                return told;
+            }
+            for id in woken {
+                if let Poll::Ready(answer) = self.poll(id) {
+                    told.push((id, answer));
+                }
+            }
+            self.dispatch();
+        }
+    }
+
+    fn run(&mut self, by: Duration) -> Vec<(u64, Result<(), Refusal>)> {
+        let until = self.now + by;
+        let mut told = self.step(until);
+        while self.now < until {
+            told.extend(self.step(until));
+        }
+        told
+    }
+
+    fn admitted(&mut self, by: Duration) -> Vec<u64> {
+        self.run(by).into_iter().filter_map(|(id, answer)| answer.is_ok().then_some(id)).collect()
+    }
+}
+
+#[test]
+fn the_burst_passes_at_once_and_the_rest_at_the_rate() {
+    let mut office = Office::new(rules(10, 5));
+    for _ in 0..5 {
+        assert_eq!(office.enter("a", Urgency::Foreground), Ok(Entered::Admitted));
+    }
+    let ids = office.wait(20, "a", Urgency::Foreground);
+    assert_eq!(office.admitted(Duration::from_secs(1)), ids[..10]);
+    assert_eq!(office.admitted(Duration::from_millis(99)), []);
+    assert_eq!(office.admitted(Duration::from_secs(10)), ids[10..]);
+    assert_eq!(office.queue.held(), 0);
+}
+
+#[test]
+fn ten_thousand_calls_of_one_account_do_not_delay_one_of_another() {
+    let mut office = Office::new(rules(1_000, 1));
+    office.use_up_burst();
+    office.wait(10_000, "many", Urgency::Foreground);
+    let one = office.wait(1, "one", Urgency::Foreground);
+    let admitted = office.admitted(Duration::from_millis(2));
+    assert!(admitted.contains(&one[0]), "among the first two: {admitted:?}");
+}
+
+#[test]
+fn accounts_get_equal_parts_however_much_they_ask_for() {
+    let mut office = Office::new(rules(1_000, 1));
+    office.use_up_burst();
+    let accounts = [("a", 5_000), ("b", 500), ("c", 100)];
+    let ids = accounts.map(|(account, n)| office.wait(n, account, Urgency::Foreground));
+    let admitted = office.admitted(Duration::from_millis(300));
+    let parts = ids.map(|ids| admitted.iter().filter(|id| ids.contains(id)).count());
+    assert_eq!(parts, [100, 100, 100]);
+}
+
+#[test]
+fn background_calls_leave_the_reserve_to_the_foreground() {
+    let mut office = Office::new(rules(10, 10));
+    let background: Vec<_> = (0..50).map(|_| office.enter("bulk", Urgency::Background)).collect();
+    let at_once = background.iter().filter(|entered| **entered == Ok(Entered::Admitted)).count();
+    assert_eq!(at_once, 2);
+    for _ in 0..8 {
+        assert!(office.enter("a", Urgency::Foreground).is_ok());
+    }
+    let foreground = office.admitted(Duration::ZERO);
+    assert_eq!(foreground.len(), 8, "those who come find the reserve");
+}
+
+#[test]
+fn the_background_uses_all_of_the_rate_while_nobody_else_does() {
+    let mut office = Office::new(rules(10, 10));
+    for _ in 0..102 {
+        let _ = office.enter("bulk", Urgency::Background);
+    }
+    let admitted = office.admitted(Duration::from_secs(9)).len();
+    assert_eq!(admitted, 90);
+}
+
+#[test]
+fn neither_urgency_starves_the_other() {
+    let mut office = Office::new(rules(100, 10));
+    office.use_up_burst();
+    let background = office.wait(400, "bulk", Urgency::Background);
+    office.wait(500, "a", Urgency::Foreground);
+    let admitted = office.admitted(Duration::from_secs(5));
+    let of_background = admitted.iter().filter(|id| background.contains(id)).count();
+    assert_eq!((admitted.len(), of_background), (500, 100), "a fifth, and no more");
+}
+
+#[test]
+fn a_lifted_call_goes_with_the_foreground_and_keeps_its_age() {
+    let mut office = Office::new(rules(10, 1));
+    office.use_up_burst();
+    let bulk = office.wait(20, "a", Urgency::Background);
+    office.now += Duration::from_millis(1);
+    let foreground = office.wait(20, "a", Urgency::Foreground);
+    office.queue.lift(bulk[7]);
+    office.queue.lift(bulk[7]);
+    office.queue.lift(foreground[0]);
+    assert_eq!(office.admitted(Duration::from_millis(200)), [bulk[7], foreground[0]]);
+}
+
+#[test]
+fn who_leaves_gives_the_place_and_the_turn_back() {
+    let mut office = Office::new(rules(10, 1));
+    office.use_up_burst();
+    let ids = office.wait(3, "a", Urgency::Foreground);
+    office.queue.leave(ids[0]);
+    // The second is called and leaves before it comes: the third has the same turn.
+    office.now = office.queue.next_event().unwrap();
+    office.dispatch();
+    assert_eq!(office.take_woken(), [ids[1]]);
+    office.queue.leave(ids[1]);
+    office.dispatch();
+    assert_eq!(office.take_woken(), [ids[2]]);
+    assert_eq!(office.poll(ids[2]), Poll::Ready(Ok(())));
+    assert_eq!(office.queue.held(), 0);
+    assert_eq!(office.queue.counts().left, 2 + 1, "and one that used up the burst");
+}
+
+#[test]
+fn a_runtime_that_stood_still_makes_no_burst_and_held_nobody_up() {
+    let mut office = Office::new(rules(100, 2));
+    office.use_up_burst();
+    let stopped = office.wait(500, "stopped", Urgency::Foreground);
+    let other = office.wait(100, "other", Urgency::Foreground);
+    let until = office.now + Duration::from_secs(3);
+    let mut admitted = Vec::new();
+    while office.now < until {
+        office.now = office.queue.next_event().unwrap().min(until);
+        office.dispatch();
+        for id in office.take_woken() {
+            if other.contains(&id) && office.poll(id) == Poll::Ready(Ok(())) {
+                admitted.push(id);
+            }
+            office.dispatch();
+        }
+    }
+    assert_eq!(admitted, other, "each second turn was theirs, and came in time");
+    // It goes on: everybody who was called comes at once.
+    let passed = stopped.iter().filter(|id| office.poll(**id) == Poll::Ready(Ok(()))).count();
+    assert_eq!(passed, 2, "the burst");
+    // The other 198 who missed their turn wait for another one.
+    assert_eq!(office.admitted(Duration::from_secs(1)).len(), 100);
+}
+
+#[test]
+fn the_deadline_refuses_and_says_how_long_to_wait() {
+    let mut office = Office::new(Rules { max_wait: Duration::from_secs(1), ..rules(10, 1) });
+    office.use_up_burst();
+    let ids = office.wait(10, "a", Urgency::Foreground);
+    for id in &ids[..5] {
+        office.queue.leave(*id);
+    }
+    office.now += Duration::from_secs(1); // nobody dispatched meanwhile
+    let told = office.step(office.now);
+    assert_eq!(told.len(), 5);
+    for (_, answer) in told {
+        let refusal = answer.unwrap_err();
+        assert_eq!(refusal.reason, Reason::Deadline);
+        assert!(refusal.retry_after >= Duration::from_millis(100), "{refusal:?}");
+    }
+    assert_eq!(office.queue.held(), 0);
+}
+
+#[test]
+fn a_full_queue_takes_the_place_from_the_longest_line() {
+    let mut office = Office::new(Rules { max_wait: Duration::from_secs(1), ..rules(10, 1) });
+    office.use_up_burst();
+    let bulk = office.wait(1, "bulk", Urgency::Background);
+    let many = office.wait(9, "many", Urgency::Foreground);
+    let refused = |told: &[(u64, Result<(), Refusal>)]| -> Vec<u64> {
+        told.iter().filter(|(_, answer)| answer.is_err()).map(|(id, _)| *id).collect()
+    };
+    // The background first, then the last of the longest line, and nobody for its own account's sake.
+    office.wait(1, "one", Urgency::Foreground);
+    assert_eq!(refused(&office.step(office.now)), bulk);
+    office.wait(1, "two", Urgency::Foreground);
+    assert_eq!(refused(&office.step(office.now)), [many[8]]);
+    let refusal = office.enter("many", Urgency::Foreground).unwrap_err();
+    assert_eq!((refusal.reason, refusal.waiting), (Reason::QueueFull, 10));
+    assert_eq!(refusal.retry_after, Duration::from_millis(1_100));
+    assert!(office.enter("bulk", Urgency::Background).is_err());
+    assert_eq!(office.queue.waiting(), 10);
+}
+
+#[test]
+fn a_clock_that_runs_backwards_lets_nobody_through_twice() {
+    let mut office = Office::new(rules(10, 1));
+    assert_eq!(office.enter("a", Urgency::Foreground), Ok(Entered::Admitted));
+    office.now -= Duration::from_secs(500);
+    let ids = office.wait(1, "a", Urgency::Foreground);
+    office.now = START + Duration::from_millis(100);
+    office.dispatch();
+    assert_eq!(office.poll(ids[0]), Poll::Ready(Ok(())));
+}
+
+/// A bucket of its own arithmetic: never negative means never more than `burst + rate × t` in any window.
+struct Bucket {
+    period: u128,
+    full: u128,
+    level: u128,
+    at: Duration,
+}
+
+impl Bucket {
+    fn new(rate: Rate) -> Self {
+        let period = rate.period.as_nanos();
+        let full = period * u128::from(rate.burst.get());
+        Self { period, full, level: full, at: START }
+    }
+
+    fn take(&mut self, now: Duration) {
+        self.level = self.full.min(self.level + now.saturating_sub(self.at).as_nanos());
+        self.at = now;
+        assert!(self.level >= self.period, "one attempt too many at {now:?}");
+        self.level -= self.period;
+    }
+}
+
+/// Bursts, pauses, callers who come late or leave at any point, lifts and refusals, until `attempts` were let through.
+fn simulate(seed: u64, attempts: u64) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let is_adaptive = random.random_bool(0.2);
+    let rate = rules(random.random_range(1..2_000), random.random_range(1..100));
+    let max_wait = Duration::from_millis(random.random_range(1..5_000));
+    let rules = Rules { is_adaptive, max_wait, foreground_share: random.random_range(0.0..=1.0), ..rate };
+    let mut bucket = Bucket::new(rules.rate);
+    let mut office = Office::new(rules.clone());
+    let (mut here, mut late) = ([0; 64], Vec::new());
+    let mut admitted = 0;
+    let mut entered = 0_u64;
+    while admitted < attempts && entered < 20 * attempts {
+        for _ in 0..random.random_range(0..8) {
+            let account = ["", "a", "b", "c", "d", "e"][random.random_range(0..6)];
+            let urgency = if random.random_bool(0.5) { Urgency::Foreground } else { Urgency::Background };
+            entered += 1;
+            match office.enter(account, urgency) {
+                Ok(Entered::Admitted) => {
+                    bucket.take(office.now);
+                    admitted += 1;
+                }
+                Ok(Entered::Waiting(id)) => {
+                    let place = random.random_range(0..64);
+                    here[place] = id; // a few of many, to leave or to be lifted at any time
+                }
+                Err(refusal) => assert_eq!(refusal.reason, Reason::QueueFull),
+            }
+        }
+        if random.random_bool(0.3) {
+            office.queue.leave(here[random.random_range(0..64)]);
+        }
+        if random.random_bool(0.3) {
+            office.queue.lift(here[random.random_range(0..64)]);
+        }
+        if random.random_bool(0.1) {
+            office.queue.report(office.now, random.random_bool(0.3));
+        }
+        let nap = rules.rate.period.mul_f64(random.random_range(0.0..4.0));
+        let pause = if random.random_bool(0.001) { Duration::from_secs(30) } else { Duration::ZERO };
+        office.now += nap + pause;
+        office.dispatch();
+        late.extend(office.take_woken());
+        let keeps_away = random.random_bool(0.05);
+        for id in mem::take(&mut late) {
+            if keeps_away || random.random_bool(0.05) {
+                late.push(id);
+            } else if office.poll(id) == Poll::Ready(Ok(())) {
+                bucket.take(office.now);
+                admitted += 1;
+            }
+        }
+        office.dispatch();
+        let called_too_late = rules.places() + rules.rate.burst.get() as usize;
+        assert!(office.queue.waiting() <= rules.places() + called_too_late);
+    }
+    let everybody: Vec<u64> = office.queue.entries.keys().copied().collect();
+    for id in everybody {
+        office.queue.leave(id);
+    }
+    assert_eq!((office.queue.held(), office.queue.waiting()), (0, 0), "all places were given back");
+    assert_eq!(office.queue.counts().admitted, admitted);
+}
+
+#[test]
+fn never_more_than_burst_and_rate_in_any_window() {
+    for seed in 0..50 {
+        simulate(seed, 2_000);
+    }
+}
+
+#[test]
+#[ignore = "10 million attempts: run with --release"]
+fn never_more_than_burst_and_rate_in_ten_million_attempts() {
+    for seed in 0..1_000 {
+        simulate(seed, 10_000);
+    }
+}
+
+/// What ten adaptive processes do to one quota that knows nothing of them, and what they get of it.
+#[derive(Default)]
+struct Fleet {
+    sent: [u64; 10],
+    throttled: u64,
+}
+
+fn run_fleet(seed: u64, quota: u32, seconds: std::ops::Range<u64>) -> Fleet {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let rules = Rules { is_adaptive: true, ..rules(quota, 50) };
+    let mut offices: [Office; 10] = std::array::from_fn(|_| Office::new(rules.clone()));
+    // They do not begin alike: some come into a quota that others have filled.
+    let begin: [u64; 10] = std::array::from_fn(|_| random.random_range(0..20_000));
+    let mut kms = Limit::new(Rate { burst: NonZeroU32::new(quota / 10).unwrap(), ..rules.rate }, START);
+    // By time, then in the order of sending: who sent it, and whether it was throttled once it has arrived.
+    let mut under_way: BTreeMap<(Duration, u64), (usize, Option<bool>)> = BTreeMap::new();
+    let mut fleet = Fleet::default();
+    let mut number = 0;
+    for millisecond in 0..seconds.end * 1_000 {
+        let now = START + Duration::from_millis(millisecond);
+        let is_measured = millisecond >= seconds.start * 1_000;
+        for (index, office) in offices.iter_mut().enumerate() {
+            if millisecond < begin[index] || (office.queue.waiting() > 0 && office.queue.next_event() > Some(now)) {
+                continue;
+            }
+            office.now = now;
+            let mut attempts = 0;
+            // Always somebody who wants more.
+            while office.queue.waiting() < 5 {
+                attempts += usize::from(office.enter("a", Urgency::Foreground) == Ok(Entered::Admitted));
+            }
+            attempts += office.step(now).iter().filter(|(_, answer)| answer.is_ok()).count();
+            for _ in 0..attempts {
+                number += 1;
+                under_way
+                    .insert((now + Duration::from_micros(random.random_range(500..20_000)), number), (index, None));
+            }
+        }
+        while let Some(first) = under_way.first_entry()
+            && first.key().0 <= now
+        {
+            let ((at, number), (index, answer)) = first.remove_entry();
+            match answer {
+                None => {
+                    let is_throttled = kms.take(at).is_err();
+                    if is_measured {
+                        fleet.sent[index] += 1;
+                        fleet.throttled += u64::from(is_throttled);
+                    }
+                    let back = at + Duration::from_micros(random.random_range(500..20_000));
+                    under_way.insert((back, number), (index, Some(is_throttled)));
+                }
+                Some(was_throttled) => drop(offices[index].queue.report(now, was_throttled)),
+            }
+        }
+    }
+    fleet
+}
+
+#[test]
+fn ten_adaptive_processes_converge_to_fair_shares_of_one_quota() {
+    converges(1, 1_000, 40..160);
+}
+
+#[test]
+#[ignore = "millions of attempts: run with --release"]
+fn adaptive_processes_converge_under_small_and_large_quotas() {
+    for seed in 2..6 {
+        converges(seed, 500, 40..640);
+        converges(seed, 1_000, 40..640);
+        converges(seed, 5_500, 40..160);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "small counts")]
+fn converges(seed: u64, quota: u32, seconds: std::ops::Range<u64>) {
+    let whole = f64::from(quota) * (seconds.end - seconds.start) as f64;
+    let fleet = run_fleet(seed, quota, seconds);
+    let (sent, throttled) = (fleet.sent.map(|sent| sent as f64), fleet.throttled as f64);
+    let used: f64 = sent.iter().sum();
+    println!("quota {quota}: used {:.3}, throttled {:.4}, {:?}", used / whole, throttled / used, fleet.sent);
+    assert!(throttled / used < 0.02, "throttled: {throttled} of {used}");
+    assert!(used / whole > 0.85, "the quota is used: {used} of {whole}");
+    for sent in sent {
+        let part = sent / (used / 10.0);
+        assert!((0.8..=1.2).contains(&part), "a share of {part:.2} among {:?}", fleet.sent);
+    }
+}

@@ -1,0 +1,215 @@
+//! Counting what reaches a KMS.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
+
+use crate::{signals, timer::Timer};
+
+/// A root key that counts its attempts by operation and outcome, and times them.
+///
+/// Right around the adapter, or its deadline, it counts what the provider bills.
+#[derive(Debug)]
+pub struct Counted<R> {
+    root: R,
+    label: Arc<str>,
+    timer: Timer,
+    counts: [[AtomicU64; Outcome::ALL.len()]; Operation::ALL.len()],
+}
+
+/// What a root key was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// `wrap_key`.
+    Wrap,
+    /// `unwrap_key`.
+    Unwrap,
+    /// `generate_key`.
+    Generate,
+    /// `rewrap_key`.
+    Rewrap,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// [`RootKeyError::Throttled`].
+    Throttled,
+    /// [`RootKeyError::Denied`].
+    Denied,
+    /// [`RootKeyError::Unavailable`].
+    Unavailable,
+    /// [`RootKeyError::Rejected`].
+    Rejected,
+    /// The caller was dropped; the KMS may have done it.
+    Dropped,
+    /// It never reached the KMS: refused inside of this process, or a rewrap that the root key cannot do.
+    NotSent,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Wrap, Self::Unwrap, Self::Generate, Self::Rewrap];
+
+    /// The word in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wrap => "wrap",
+            Self::Unwrap => "unwrap",
+            Self::Generate => "generate",
+            Self::Rewrap => "rewrap",
+        }
+    }
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Done, Self::Throttled, Self::Denied, Self::Unavailable, Self::Rejected, Self::Dropped, Self::NotSent];
+
+    /// The word in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Throttled => "throttled",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Rejected => "rejected",
+            Self::Dropped => "dropped",
+            Self::NotSent => "not_sent",
+        }
+    }
+
+    fn of(error: &RootKeyError) -> Self {
+        match error {
+            RootKeyError::Throttled { .. } => Self::Throttled,
+            RootKeyError::Denied { .. } => Self::Denied,
+            RootKeyError::Rejected => Self::Rejected,
+            RootKeyError::Overloaded { .. } | RootKeyError::Withdrawn => Self::NotSent,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+/// Attempts so far, by operation and outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallStats {
+    counts: [[u64; Outcome::ALL.len()]; Operation::ALL.len()],
+}
+
+impl CallStats {
+    /// How many attempts of this kind ended so.
+    pub fn of(&self, operation: Operation, outcome: Outcome) -> u64 {
+        self.counts[operation as usize][outcome as usize]
+    }
+
+    /// How many attempts went to the KMS, whatever became of them.
+    pub fn kms_calls(&self) -> u64 {
+        let sent = Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::NotSent);
+        sent.map(|outcome| Operation::ALL.into_iter().map(|operation| self.of(operation, outcome)).sum::<u64>()).sum()
+    }
+
+    /// What those cost, in the currency of `price_per_10_000_calls`. An estimate: some providers bill no throttled calls, and
+    /// the price of the key itself is not in it.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate, exact up to 2^53 calls")]
+    pub fn estimated_cost(&self, price_per_10_000_calls: f64) -> f64 {
+        self.kms_calls() as f64 / 10_000.0 * price_per_10_000_calls
+    }
+}
+
+impl<R: RootKey> Counted<R> {
+    /// Counts the calls of `root`. `label` names it in metrics: short, and one of a few.
+    pub fn new(root: R, label: &str) -> Self {
+        Self::with_timer(root, label, Timer::system())
+    }
+
+    /// The same by another clock than the system's, for tests.
+    pub fn with_timer(root: R, label: &str, timer: Timer) -> Self {
+        Self { root, label: Arc::from(label), timer, counts: Default::default() }
+    }
+
+    /// What was counted so far. Attempts under way are not in it.
+    pub fn stats(&self) -> CallStats {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        CallStats { counts: self.counts.each_ref().map(|outcomes| outcomes.each_ref().map(load)) }
+    }
+
+    async fn count<T>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = Result<T, RootKeyError>>,
+        is_done: impl FnOnce(&T) -> bool,
+    ) -> Result<T, RootKeyError> {
+        let mut attempt = Attempt {
+            counts: &self.counts[operation as usize],
+            label: &self.label,
+            timer: &self.timer,
+            operation,
+            outcome: Outcome::Dropped,
+            began: self.timer.now(),
+        };
+        let answer = call.await;
+        attempt.outcome = match &answer {
+            Ok(done) if is_done(done) => Outcome::Done,
+            Ok(_) => Outcome::NotSent,
+            Err(error) => Outcome::of(error),
+        };
+        answer
+    }
+}
+
+/// One attempt, counted when it ends in whatever way.
+struct Attempt<'a> {
+    counts: &'a [AtomicU64; Outcome::ALL.len()],
+    label: &'a Arc<str>,
+    timer: &'a Timer,
+    operation: Operation,
+    outcome: Outcome,
+    began: Duration,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.counts[self.outcome as usize].fetch_add(1, Ordering::Relaxed);
+        let took = self.timer.now().saturating_sub(self.began);
+        signals::attempt(self.label, self.operation.name(), self.outcome.name(), took);
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)] // a default not forwarded would not be counted
+impl<R: RootKey> RootKey for Counted<R> {
+    fn id(&self) -> &RootKeyId {
+        self.root.id()
+    }
+
+    async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        self.count(Operation::Wrap, self.root.wrap_key(secret, context), |_| true).await
+    }
+
+    async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        self.count(Operation::Unwrap, self.root.unwrap_key(wrapped, context), |_| true).await
+    }
+
+    async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
+        self.count(Operation::Generate, self.root.generate_key(context), |_| true).await
+    }
+
+    async fn rewrap_key(
+        &self,
+        from: &RootKeyId,
+        wrapped: &[u8],
+        context: &RootContext,
+    ) -> Result<Option<Vec<u8>>, RootKeyError> {
+        self.count(Operation::Rewrap, self.root.rewrap_key(from, wrapped, context), Option::is_some).await
+    }
+}
