@@ -100,12 +100,24 @@ impl Core {
         if !demand.is_wanted() {
             return Err(RootKeyError::Withdrawn);
         }
-        let urgency = demand.urgency();
-        let (now, entered) = {
-            let now = self.timer.now();
-            let mut state = self.state();
-            (now, state.queue.enter(now, account_of(context), urgency))
+        let entered = self.state().queue.enter(self.timer.now(), account_of(context), demand.urgency());
+        let opened = async {
+            match gate {
+                Some(gate) => gate.opened().await,
+                None => std::future::pending().await,
+            }
         };
+        self.wait(entered, demand.urgency(), demand.lifted(), demand.unwanted(), opened).await
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        entered: Result<Entered, Refusal>,
+        urgency: Urgency,
+        lifted: impl Future<Output = ()>,
+        unwanted: impl Future<Output = ()>,
+        opened: impl Future<Output = RootKeyError>,
+    ) -> Result<(), RootKeyError> {
         let id = match entered {
             Ok(Entered::Admitted) => {
                 signals::budget_admitted(&self.name, urgency, Duration::ZERO);
@@ -115,14 +127,8 @@ impl Core {
             Err(refusal) => return Err(self.refused(refusal)),
         };
         let mut place = Held { core: self, id: Some(id) };
-        let mut lifted = pin!(demand.lifted());
-        let mut unwanted = pin!(demand.unwanted());
-        let mut opened = pin!(async {
-            match gate {
-                Some(gate) => gate.opened().await,
-                None => std::future::pending().await,
-            }
-        });
+        let came = self.timer.now();
+        let (mut lifted, mut unwanted, mut opened) = (pin!(lifted), pin!(unwanted), pin!(opened));
         let mut is_lifted = urgency == Urgency::Foreground;
         poll_fn(|cx| {
             if unwanted.as_mut().poll(cx).is_ready() {
@@ -145,7 +151,7 @@ impl Core {
                 Ok(Poll::Ready(Ok(()))) => {
                     place.id = None;
                     let urgency = if is_lifted { Urgency::Foreground } else { Urgency::Background };
-                    signals::budget_admitted(&self.name, urgency, self.timer.now().saturating_sub(now));
+                    signals::budget_admitted(&self.name, urgency, self.timer.now().saturating_sub(came));
                     Poll::Ready(Ok(()))
                 }
                 Ok(Poll::Ready(Err(refusal))) => {
@@ -224,4 +230,116 @@ impl Drop for Held<'_> {
 fn account_of(context: &RootContext) -> &str {
     let path = context.account().unwrap_or_default();
     path.split_once('/').map_or(path, |(tenant, _)| tenant)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, num::NonZeroU32, task::Context};
+
+    use keystrata_hierarchy::test_util::ManualClock;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::budget::Budget;
+
+    const PERIOD: Duration = Duration::from_millis(100);
+
+    /// Ten a second, one at once, and that one is gone.
+    fn used_up() -> (ManualClock, Arc<Core>) {
+        let clock = ManualClock::new();
+        let budget = Budget::per_second(NonZeroU32::new(10).unwrap(), NonZeroU32::MIN).timer(Timer::on(clock.clone()));
+        let core = Arc::clone(budget.core.get());
+        assert_eq!(core.state().queue.enter(core.timer.now(), "a", Urgency::Foreground), Ok(Entered::Admitted));
+        (clock, core)
+    }
+
+    /// One who waits, and the ends that lift and withdraw the call.
+    fn waiter(
+        core: &Arc<Core>,
+        urgency: Urgency,
+    ) -> (impl Future<Output = Result<(), RootKeyError>> + use<>, oneshot::Sender<()>, oneshot::Sender<()>) {
+        let (lift, lifted) = oneshot::channel::<()>();
+        let (withdraw, withdrawn) = oneshot::channel::<()>();
+        let core = Arc::clone(core);
+        let waiting = async move {
+            let entered = core.state().queue.enter(core.timer.now(), "a", urgency);
+            let until = |told: oneshot::Receiver<()>| async move {
+                if told.await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            core.wait(entered, urgency, until(lifted), until(withdrawn), pending()).await
+        };
+        (waiting, lift, withdraw)
+    }
+
+    fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
+        std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_background_call_that_is_lifted_goes_first() {
+        let (clock, core) = used_up();
+        let (first, _keep_first, _) = waiter(&core, Urgency::Background);
+        let (second, lift, _keep) = waiter(&core, Urgency::Background);
+        let (mut first, mut second) = (Box::pin(first), Box::pin(second));
+        assert!(poll(&mut first).is_pending());
+        assert!(poll(&mut second).is_pending());
+        lift.send(()).unwrap();
+        assert!(poll(&mut second).is_pending());
+        clock.advance(PERIOD);
+        assert!(poll(&mut first).is_pending());
+        assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
+        clock.advance(PERIOD);
+        assert!(matches!(poll(&mut first), Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn a_withdrawn_call_gives_its_place_to_the_next() {
+        let (clock, core) = used_up();
+        let (first, _lift, withdraw) = waiter(&core, Urgency::Foreground);
+        let (second, _lift, _keep) = waiter(&core, Urgency::Foreground);
+        let (mut first, mut second) = (Box::pin(first), Box::pin(second));
+        assert!(poll(&mut first).is_pending());
+        assert!(poll(&mut second).is_pending());
+        withdraw.send(()).unwrap();
+        assert!(matches!(poll(&mut first), Poll::Ready(Err(RootKeyError::Withdrawn))));
+        assert_eq!(core.stats().waiting, 1);
+        clock.advance(PERIOD);
+        assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
+        assert_eq!(core.stats().left, 1);
+    }
+
+    #[test]
+    fn a_call_that_was_called_and_is_withdrawn_passes_its_turn_on() {
+        let (clock, core) = used_up();
+        let (first, _lift, withdraw) = waiter(&core, Urgency::Foreground);
+        let (second, _lift, _keep) = waiter(&core, Urgency::Foreground);
+        let (mut first, mut second) = (Box::pin(first), Box::pin(second));
+        assert!(poll(&mut first).is_pending());
+        assert!(poll(&mut second).is_pending());
+        clock.advance(PERIOD); // now the first is called
+        withdraw.send(()).unwrap();
+        assert!(matches!(poll(&mut first), Poll::Ready(Err(RootKeyError::Withdrawn))));
+        assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn one_tenant_is_one_account_however_many_services_it_has() {
+        use keystrata_hierarchy::{KekId, KekVersion, KeyPath, Suite};
+        use keystrata_primitives::KekIdentity;
+        let account = |segments: &[&str]| {
+            let identity = KekIdentity {
+                suite: Suite::default(),
+                version: KekVersion::FIRST,
+                id: KekId::from_bytes([1; KekId::LEN]),
+                path: KeyPath::new(segments).unwrap(),
+            };
+            account_of(&RootContext::of_kek(&identity)).to_owned()
+        };
+        assert_eq!(account(&["acme", "billing"]), "acme");
+        assert_eq!(account(&["acme"]), "acme");
+        assert_ne!(account(&["acme/billing"]), "acme");
+        assert_eq!(account_of(&RootContext::none()), "");
+    }
 }
