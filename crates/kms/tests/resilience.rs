@@ -270,10 +270,10 @@ async fn a_kms_that_is_down_does_not_slow_the_accounts_of_another() {
             (Arc::new(guard("dead").around(dead.clone())), Arc::new(guard("live").around(live)));
         let mut doomed = Vec::new();
         let mut slowest = Duration::ZERO;
-        // Each tenth of a second 30 calls of 30 accounts to the dead one, and one to the other.
+        // Each tenth of a second 100 calls of 30 accounts to the dead one, and one to the other.
         for _ in 0..100 {
-            for account in 0..30 {
-                doomed.push(call(&dead_root, &format!("dead {account}")));
+            for caller in 0..100 {
+                doomed.push(call(&dead_root, &format!("dead {}", caller % 30)));
             }
             let began = world.elapsed();
             let good = call(&live_root, "live");
@@ -286,7 +286,8 @@ async fn a_kms_that_is_down_does_not_slow_the_accounts_of_another() {
         }
         // At worst, before the breaker opens, it waits for one turn of each of 30 accounts at 100 a second.
         assert!(slowest <= 350 * MILLISECOND, "{slowest:?}");
-        assert!(dead.calls().len() < 150, "{} of 3,000 reached the dead one", dead.calls().len());
+        // Until the first deadlines pass, as many as the budget allows; then none of those who wait.
+        assert!(dead.calls().len() <= 120, "{} of 10,000 reached the dead one", dead.calls().len());
         world.pass(SECOND).await;
         assert!(doomed.iter().all(JoinHandle::is_finished), "nobody waits for the dead one for long");
         assert_eq!(budget.stats().waiting, 0);
