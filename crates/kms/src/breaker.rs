@@ -7,7 +7,7 @@ use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, Root
 use keystrata_memory::ProcessLocal;
 use tokio::sync::watch;
 
-use crate::{signals, timer::Timer};
+use crate::{signals::RootSignals, timer::Timer};
 
 /// A root key that is asked no more for a while once it did not answer several times in a row.
 ///
@@ -86,7 +86,7 @@ impl<R: RootKey> Breaker<R> {
 
     /// The same by another clock than the system's, for tests.
     pub fn with_timer(root: R, label: &str, policy: BreakerPolicy, timer: Timer) -> Self {
-        Self::at_gate(root, Gate::new(label, policy, timer))
+        Self::at_gate(root, Gate::new(RootSignals::new(label), policy, timer))
     }
 
     pub(crate) fn at_gate(root: R, gate: Gate) -> Self {
@@ -144,7 +144,7 @@ impl<R: RootKey> RootKey for Breaker<R> {
 /// The breaker without its root key: what those who wait behind it look at. Clones are the same gate.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    label: Arc<str>,
+    signals: Arc<RootSignals>,
     policy: BreakerPolicy,
     timer: Timer,
     /// A forked child begins closed: its parent's lock may never be released there.
@@ -182,10 +182,10 @@ enum Verdict {
 }
 
 impl Gate {
-    pub(crate) fn new(label: &str, policy: BreakerPolicy, timer: Timer) -> Self {
+    pub(crate) fn new(signals: Arc<RootSignals>, policy: BreakerPolicy, timer: Timer) -> Self {
         let closed = State { phase: Phase::Closed { failures: 0 }, epoch: 0, failed_probes: 0 };
         let state = Arc::new(ProcessLocal::new(move || watch::Sender::new(closed)));
-        Self { label: Arc::from(label), policy, timer, state }
+        Self { signals, policy, timer, state }
     }
 
     pub(crate) fn state(&self) -> BreakerState {
@@ -210,6 +210,9 @@ impl Gate {
     }
 
     fn pass(&self) -> Result<Pass<'_>, RootKeyError> {
+        if let State { phase: Phase::Closed { .. }, epoch, .. } = *self.state.get().borrow() {
+            return Ok(Pass { gate: self, epoch, verdict: Verdict::Unknown }); // nearly always
+        }
         let now = self.timer.now();
         let mut pass = Err(Duration::ZERO);
         // Whether anything changed says whom to wake: nobody, on most calls.
@@ -238,13 +241,16 @@ impl Gate {
                 Ok(Pass { gate: self, epoch, verdict: Verdict::Unknown })
             }
             Err(retry_after) => {
-                signals::breaker_refused(&self.label);
+                self.signals.breaker_refused();
                 Err(self.refusal(retry_after))
             }
         }
     }
 
     fn end(&self, epoch: u64, verdict: Verdict) {
+        if verdict == Verdict::Answered && matches!(self.state.get().borrow().phase, Phase::Closed { failures: 0 }) {
+            return; // nearly always
+        }
         let now = self.timer.now();
         let mut told = None;
         self.state.get().send_if_modified(|state| {
@@ -279,13 +285,13 @@ impl Gate {
         });
         match told {
             Some(Phase::Closed { .. }) => {
-                tracing::info!(root = &*self.label, "the root key answers again");
+                tracing::info!(root = self.signals.label(), "the root key answers again");
                 self.tell(BreakerState::Closed);
             }
             Some(Phase::Open { until }) => {
                 let pause = until.saturating_sub(now);
                 tracing::warn!(
-                    root = &*self.label,
+                    root = self.signals.label(),
                     ?pause,
                     "the root key does not answer: it is left alone for a while"
                 );
@@ -301,7 +307,7 @@ impl Gate {
     }
 
     fn tell(&self, state: BreakerState) {
-        signals::breaker_state(&self.label, state);
+        self.signals.breaker_state(state);
     }
 
     fn refusal(&self, retry_after: Duration) -> RootKeyError {
@@ -315,7 +321,10 @@ impl Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("label", &self.label).field("state", &self.state()).finish_non_exhaustive()
+        f.debug_struct("Gate")
+            .field("label", &self.signals.label())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }
 

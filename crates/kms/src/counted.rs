@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 
-use crate::{signals, timer::Timer};
+use crate::{signals::RootSignals, timer::Timer};
 
 /// A root key that counts its attempts by operation and outcome, and times them.
 ///
@@ -17,7 +17,7 @@ use crate::{signals, timer::Timer};
 #[derive(Debug)]
 pub struct Counted<R> {
     root: R,
-    label: Arc<str>,
+    signals: Arc<RootSignals>,
     timer: Timer,
     counts: [[AtomicU64; Outcome::ALL.len()]; Operation::ALL.len()],
 }
@@ -134,7 +134,11 @@ impl<R: RootKey> Counted<R> {
 
     /// The same by another clock than the system's, for tests.
     pub fn with_timer(root: R, label: &str, timer: Timer) -> Self {
-        Self { root, label: Arc::from(label), timer, counts: Default::default() }
+        Self::telling(root, RootSignals::new(label), timer)
+    }
+
+    pub(crate) fn telling(root: R, signals: Arc<RootSignals>, timer: Timer) -> Self {
+        Self { root, signals, timer, counts: Default::default() }
     }
 
     /// What was counted so far. Attempts under way are not in it.
@@ -151,7 +155,7 @@ impl<R: RootKey> Counted<R> {
     ) -> Result<T, RootKeyError> {
         let mut attempt = Attempt {
             counts: &self.counts[operation as usize],
-            label: &self.label,
+            signals: &self.signals,
             timer: &self.timer,
             operation,
             outcome: Outcome::Dropped,
@@ -170,7 +174,7 @@ impl<R: RootKey> Counted<R> {
 /// One attempt, counted when it ends in whatever way.
 struct Attempt<'a> {
     counts: &'a [AtomicU64; Outcome::ALL.len()],
-    label: &'a Arc<str>,
+    signals: &'a RootSignals,
     timer: &'a Timer,
     operation: Operation,
     outcome: Outcome,
@@ -181,7 +185,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         self.counts[self.outcome as usize].fetch_add(1, Ordering::Relaxed);
         let took = self.timer.now().saturating_sub(self.began);
-        signals::attempt(self.label, self.operation.name(), self.outcome.name(), took);
+        self.signals.attempt(self.operation, self.outcome, took);
     }
 }
 

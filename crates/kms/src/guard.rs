@@ -10,6 +10,7 @@ use crate::{
     budget::{Budget, BudgetStats, Budgeted},
     counted::{CallStats, Counted},
     retrying::{RetryPolicy, Retrying},
+    signals::RootSignals,
     timed::Timed,
     timer::Timer,
 };
@@ -96,12 +97,13 @@ impl Guard {
     /// Puts it all around `root`.
     pub fn around<R: RootKey>(self, root: R) -> Guarded<R> {
         let Self { label, budget, attempt_limit, retry, breaker, timer } = self;
-        let gate = Gate::new(&label, breaker, timer.clone());
+        let signals = RootSignals::new(&label);
+        let gate = Gate::new(Arc::clone(&signals), breaker, timer.clone());
         let timed = Timed::with_timer(root, attempt_limit, timer.clone());
-        let counted = Arc::new(Counted::with_timer(timed, &label, timer.clone()));
+        let counted = Arc::new(Counted::telling(timed, Arc::clone(&signals), timer.clone()));
         let budgeted = Budgeted::new(Arc::clone(&counted), Arc::clone(&budget)).behind(gate.clone());
         let breaker = Breaker::at_gate(budgeted, gate);
-        Guarded { stack: Retrying::with_timer(breaker, &label, retry, timer), counted, budget }
+        Guarded { stack: Retrying::telling(breaker, signals, retry, timer), counted, budget }
     }
 }
 

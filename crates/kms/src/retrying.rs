@@ -14,7 +14,7 @@ use rand::{
     rngs::{SmallRng, SysRng},
 };
 
-use crate::{breaker::BreakerOpen, signals, timer::Timer};
+use crate::{breaker::BreakerOpen, signals::RootSignals, timer::Timer};
 
 /// A root key that tries again when it was throttled or got no answer.
 ///
@@ -30,7 +30,7 @@ use crate::{breaker::BreakerOpen, signals, timer::Timer};
 #[derive(Debug)]
 pub struct Retrying<R> {
     root: R,
-    label: Arc<str>,
+    signals: Arc<RootSignals>,
     policy: RetryPolicy,
     timer: Timer,
     jitter: ProcessLocal<Jitter>,
@@ -102,9 +102,13 @@ impl<R: RootKey> Retrying<R> {
 
     /// The same by another clock than the system's, for tests.
     pub fn with_timer(root: R, label: &str, policy: RetryPolicy, timer: Timer) -> Self {
+        Self::telling(root, RootSignals::new(label), policy, timer)
+    }
+
+    pub(crate) fn telling(root: R, signals: Arc<RootSignals>, policy: RetryPolicy, timer: Timer) -> Self {
         let seed = policy.seed;
         let jitter = ProcessLocal::new(move || Jitter::new(seed));
-        Self { root, label: Arc::from(label), policy, timer, jitter, retries: AtomicU64::new(0) }
+        Self { root, signals, policy, timer, jitter, retries: AtomicU64::new(0) }
     }
 
     /// How many retries were begun.
@@ -139,8 +143,8 @@ impl<R: RootKey> Retrying<R> {
             }
             retry += 1;
             self.retries.fetch_add(1, Ordering::Relaxed);
-            signals::retried(&self.label, &error);
-            tracing::debug!(root = &*self.label, retry, %error, "trying again");
+            self.signals.retried(&error);
+            tracing::debug!(root = self.signals.label(), retry, %error, "trying again");
         }
     }
 }

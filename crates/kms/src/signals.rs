@@ -1,72 +1,169 @@
 //! The names under which all this can be watched. Described in `docs/operations.md`.
 //!
 //! Labels are few by construction: names that the operator gives, and words from this file. No account, no key id.
+//!
+//! Keys are made once and the recorder is asked each time: an exporter may be installed later than a budget is made, and
+//! where there is none an attempt should not pay for one.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use keystrata_hierarchy::{RootKeyError, Urgency};
-use metrics::{SharedString, counter, gauge, histogram};
+use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, with_recorder};
 
-use crate::{breaker::BreakerState, budget::Reason};
+use crate::{
+    breaker::BreakerState,
+    budget::Reason,
+    counted::{Operation, Outcome},
+};
 
-fn label(name: &Arc<str>) -> SharedString {
-    SharedString::from_shared(Arc::clone(name))
+static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// What is told of one root key.
+pub(crate) struct RootSignals {
+    label: Arc<str>,
+    attempts: [[Key; Outcome::ALL.len()]; Operation::ALL.len()],
+    seconds: [Key; Operation::ALL.len()],
+    throttled: Key,
+    unavailable: Key,
+    breaker_state: Key,
+    breaker_refused: Key,
 }
 
-fn word(urgency: Urgency) -> &'static str {
-    match urgency {
-        Urgency::Foreground => "foreground",
-        Urgency::Background => "background",
+impl RootSignals {
+    pub(crate) fn new(label: &str) -> Arc<Self> {
+        let label: Arc<str> = Arc::from(label);
+        let key = |name, labels: &[(&'static str, &'static str)]| key(name, ("root", &label), labels);
+        let attempt = |operation: Operation, outcome: Outcome| {
+            let labels = [("operation", operation.name()), ("outcome", outcome.name())];
+            key("keystrata_kms_attempts_total", &labels)
+        };
+        Arc::new(Self {
+            attempts: Operation::ALL.map(|operation| Outcome::ALL.map(|outcome| attempt(operation, outcome))),
+            seconds: Operation::ALL
+                .map(|operation| key("keystrata_kms_attempt_seconds", &[("operation", operation.name())])),
+            throttled: key("keystrata_kms_retries_total", &[("reason", "throttled")]),
+            unavailable: key("keystrata_kms_retries_total", &[("reason", "unavailable")]),
+            breaker_state: key("keystrata_kms_breaker_state", &[]),
+            breaker_refused: key("keystrata_kms_breaker_refused_total", &[]),
+            label,
+        })
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(crate) fn attempt(&self, operation: Operation, outcome: Outcome, took: Duration) {
+        with_recorder(|recorder| {
+            count(recorder, &self.attempts[operation as usize][outcome as usize]);
+            observe(recorder, &self.seconds[operation as usize], took);
+        });
+    }
+
+    pub(crate) fn retried(&self, error: &RootKeyError) {
+        let is_throttled = matches!(error, RootKeyError::Throttled { .. });
+        let key = if is_throttled { &self.throttled } else { &self.unavailable };
+        with_recorder(|recorder| count(recorder, key));
+    }
+
+    pub(crate) fn breaker_state(&self, state: BreakerState) {
+        let value = match state {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        };
+        with_recorder(|recorder| set(recorder, &self.breaker_state, value));
+    }
+
+    pub(crate) fn breaker_refused(&self) {
+        with_recorder(|recorder| count(recorder, &self.breaker_refused));
     }
 }
 
-pub(crate) fn attempt(root: &Arc<str>, operation: &'static str, outcome: &'static str, took: Duration) {
-    let labels = [("root", label(root)), ("operation", operation.into()), ("outcome", outcome.into())];
-    counter!("keystrata_kms_attempts_total", &labels).increment(1);
-    histogram!("keystrata_kms_attempt_seconds", &labels[..2]).record(took.as_secs_f64());
+impl fmt::Debug for RootSignals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RootSignals").field(&self.label).finish()
+    }
 }
 
-pub(crate) fn retried(root: &Arc<str>, error: &RootKeyError) {
-    let reason = if matches!(error, RootKeyError::Throttled { .. }) { "throttled" } else { "unavailable" };
-    counter!("keystrata_kms_retries_total", "root" => label(root), "reason" => reason).increment(1);
+/// What is told of one budget.
+pub(crate) struct BudgetSignals {
+    name: Arc<str>,
+    /// By urgency, background first.
+    admitted: [Key; 2],
+    wait_seconds: [Key; 2],
+    queue_full: Key,
+    deadline: Key,
+    left: Key,
+    waiting: Key,
+    rate: Key,
 }
 
-pub(crate) fn breaker_state(root: &Arc<str>, state: BreakerState) {
-    let value = match state {
-        BreakerState::Closed => 0,
-        BreakerState::HalfOpen => 1,
-        BreakerState::Open => 2,
-    };
-    gauge!("keystrata_kms_breaker_state", "root" => label(root)).set(value);
+impl BudgetSignals {
+    pub(crate) fn new(name: &str) -> Self {
+        let name: Arc<str> = Arc::from(name);
+        let key = |metric, labels: &[(&'static str, &'static str)]| key(metric, ("budget", &name), labels);
+        let by_urgency = |metric| ["background", "foreground"].map(|urgency| key(metric, &[("urgency", urgency)]));
+        Self {
+            admitted: by_urgency("keystrata_budget_admitted_total"),
+            wait_seconds: by_urgency("keystrata_budget_wait_seconds"),
+            queue_full: key("keystrata_budget_refused_total", &[("reason", "queue_full")]),
+            deadline: key("keystrata_budget_refused_total", &[("reason", "deadline")]),
+            left: key("keystrata_budget_left_total", &[]),
+            waiting: key("keystrata_budget_waiting", &[]),
+            rate: key("keystrata_budget_rate", &[]),
+            name,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn admitted(&self, urgency: Urgency, waited: Duration) {
+        let index = usize::from(urgency == Urgency::Foreground);
+        with_recorder(|recorder| {
+            count(recorder, &self.admitted[index]);
+            observe(recorder, &self.wait_seconds[index], waited);
+        });
+    }
+
+    pub(crate) fn refused(&self, reason: Reason) {
+        let key = match reason {
+            Reason::QueueFull => &self.queue_full,
+            Reason::Deadline => &self.deadline,
+        };
+        with_recorder(|recorder| count(recorder, key));
+    }
+
+    pub(crate) fn left(&self) {
+        with_recorder(|recorder| count(recorder, &self.left));
+    }
+
+    pub(crate) fn waiting(&self, waiting: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "no queue is that long")]
+        with_recorder(|recorder| set(recorder, &self.waiting, waiting as f64));
+    }
+
+    pub(crate) fn rate(&self, per_second: f64) {
+        with_recorder(|recorder| set(recorder, &self.rate, per_second));
+    }
 }
 
-pub(crate) fn breaker_refused(root: &Arc<str>) {
-    counter!("keystrata_kms_breaker_refused_total", "root" => label(root)).increment(1);
+fn key(name: &'static str, (label, value): (&'static str, &Arc<str>), labels: &[(&'static str, &'static str)]) -> Key {
+    let first = Label::new(label, SharedString::from_shared(Arc::clone(value)));
+    let others = labels.iter().map(|(label, value)| Label::from_static_parts(label, value));
+    Key::from_parts(name, std::iter::once(first).chain(others).collect::<Vec<_>>())
 }
 
-pub(crate) fn budget_admitted(budget: &Arc<str>, urgency: Urgency, waited: Duration) {
-    let labels = [("budget", label(budget)), ("urgency", word(urgency).into())];
-    counter!("keystrata_budget_admitted_total", &labels).increment(1);
-    histogram!("keystrata_budget_wait_seconds", &labels).record(waited.as_secs_f64());
+fn count(recorder: &dyn Recorder, key: &Key) {
+    recorder.register_counter(key, &METADATA).increment(1);
 }
 
-pub(crate) fn budget_refused(budget: &Arc<str>, reason: Reason) {
-    let reason = match reason {
-        Reason::QueueFull => "queue_full",
-        Reason::Deadline => "deadline",
-    };
-    counter!("keystrata_budget_refused_total", "budget" => label(budget), "reason" => reason).increment(1);
+fn observe(recorder: &dyn Recorder, key: &Key, time: Duration) {
+    recorder.register_histogram(key, &METADATA).record(time.as_secs_f64());
 }
 
-pub(crate) fn budget_left(budget: &Arc<str>) {
-    counter!("keystrata_budget_left_total", "budget" => label(budget)).increment(1);
-}
-
-pub(crate) fn budget_waiting(budget: &Arc<str>, waiting: usize) {
-    #[expect(clippy::cast_precision_loss, reason = "no queue is that long")]
-    gauge!("keystrata_budget_waiting", "budget" => label(budget)).set(waiting as f64);
-}
-
-pub(crate) fn budget_rate(budget: &Arc<str>, per_second: f64) {
-    gauge!("keystrata_budget_rate", "budget" => label(budget)).set(per_second);
+fn set(recorder: &dyn Recorder, key: &Key, value: f64) {
+    recorder.register_gauge(key, &METADATA).set(value);
 }

@@ -16,13 +16,14 @@ use super::{
 };
 use crate::{
     breaker::Gate,
-    signals,
+    signals::BudgetSignals,
     timer::{Appointment, NoThread, Timer},
 };
 
 /// A queue and the timer that moves it on, shared by all who wait.
 pub(super) struct Core {
-    name: Arc<str>,
+    signals: BudgetSignals,
+    is_adaptive: bool,
     max_wait: Duration,
     timer: Timer,
     state: Mutex<State>,
@@ -47,10 +48,11 @@ impl Wake for Dispatcher {
 }
 
 impl Core {
-    pub(super) fn new(name: &Arc<str>, rules: Rules, timer: Timer) -> Arc<Self> {
+    pub(super) fn new(name: &str, rules: Rules, timer: Timer) -> Arc<Self> {
         let (max_wait, now) = (rules.max_wait, timer.now());
         Arc::new_cyclic(|me| Self {
-            name: Arc::clone(name),
+            signals: BudgetSignals::new(name),
+            is_adaptive: rules.is_adaptive,
             max_wait,
             timer,
             state: Mutex::new(State { queue: Queue::new(rules, now), appointment: None }),
@@ -80,13 +82,14 @@ impl Core {
                 Err(error) => scheduled = Err(error),
             }
         }
-        let (woken, waiting) = (state.queue.take_woken(), state.queue.waiting());
+        let woken = state.queue.take_woken();
+        // Under the lock, so that the last one told is the last one true.
+        self.signals.waiting(state.queue.waiting());
         drop(state);
         // Outside the lock: a waker is somebody else's code.
         for waker in woken {
             waker.wake();
         }
-        signals::budget_waiting(&self.name, waiting);
         scheduled.map(|()| answer)
     }
 
@@ -100,33 +103,35 @@ impl Core {
         if !demand.is_wanted() {
             return Err(RootKeyError::Withdrawn);
         }
-        let entered = self.state().queue.enter(self.timer.now(), account_of(context), demand.urgency());
+        let (now, urgency) = (self.timer.now(), demand.urgency());
+        let entered = self.state().queue.enter(now, account_of(context), urgency);
+        let id = match entered {
+            Ok(Entered::Admitted) => {
+                self.signals.admitted(urgency, Duration::ZERO);
+                return Ok(());
+            }
+            Ok(Entered::Waiting(id)) => id,
+            Err(refusal) => return Err(self.refused(refusal)),
+        };
+        let place = Held { core: self, id: Some(id) };
         let opened = async {
             match gate {
                 Some(gate) => gate.opened().await,
                 None => std::future::pending().await,
             }
         };
-        self.wait(entered, demand.urgency(), demand.lifted(), demand.unwanted(), opened).await
+        self.wait(place, urgency, demand.lifted(), demand.unwanted(), opened).await
     }
 
     async fn wait(
         self: &Arc<Self>,
-        entered: Result<Entered, Refusal>,
+        mut place: Held<'_>,
         urgency: Urgency,
         lifted: impl Future<Output = ()>,
         unwanted: impl Future<Output = ()>,
         opened: impl Future<Output = RootKeyError>,
     ) -> Result<(), RootKeyError> {
-        let id = match entered {
-            Ok(Entered::Admitted) => {
-                signals::budget_admitted(&self.name, urgency, Duration::ZERO);
-                return Ok(());
-            }
-            Ok(Entered::Waiting(id)) => id,
-            Err(refusal) => return Err(self.refused(refusal)),
-        };
-        let mut place = Held { core: self, id: Some(id) };
+        let Some(id) = place.id else { return Ok(()) };
         let came = self.timer.now();
         let (mut lifted, mut unwanted, mut opened) = (pin!(lifted), pin!(unwanted), pin!(opened));
         let mut is_lifted = urgency == Urgency::Foreground;
@@ -151,7 +156,7 @@ impl Core {
                 Ok(Poll::Ready(Ok(()))) => {
                     place.id = None;
                     let urgency = if is_lifted { Urgency::Foreground } else { Urgency::Background };
-                    signals::budget_admitted(&self.name, urgency, self.timer.now().saturating_sub(came));
+                    self.signals.admitted(urgency, self.timer.now().saturating_sub(came));
                     Poll::Ready(Ok(()))
                 }
                 Ok(Poll::Ready(Err(refusal))) => {
@@ -169,19 +174,22 @@ impl Core {
     }
 
     fn refused(&self, refusal: Refusal) -> RootKeyError {
-        signals::budget_refused(&self.name, refusal.reason);
+        self.signals.refused(refusal.reason);
         refusal.into_error(self.max_wait)
     }
 
     pub(super) fn report(&self, was_throttled: bool) {
+        if !self.is_adaptive {
+            return;
+        }
         let now = self.timer.now();
         let mut state = self.state();
         let was_cut = state.queue.report(now, was_throttled);
         let per_second = state.queue.per_second();
         drop(state);
-        signals::budget_rate(&self.name, per_second);
+        self.signals.rate(per_second);
         if was_cut {
-            tracing::warn!(budget = &*self.name, per_second, "the KMS throttles: sending fewer calls");
+            tracing::warn!(budget = self.signals.name(), per_second, "the KMS throttles: sending fewer calls");
         }
     }
 
@@ -221,7 +229,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let _ = self.core.act(|state, _| state.queue.leave(id));
-            signals::budget_left(&self.core.name);
+            self.core.signals.left();
         }
     }
 }
@@ -263,12 +271,14 @@ mod tests {
         let core = Arc::clone(core);
         let waiting = async move {
             let entered = core.state().queue.enter(core.timer.now(), "a", urgency);
+            let Ok(Entered::Waiting(id)) = entered else { panic!("{entered:?}") };
+            let place = Held { core: &core, id: Some(id) };
             let until = |told: oneshot::Receiver<()>| async move {
                 if told.await.is_err() {
                     pending::<()>().await;
                 }
             };
-            core.wait(entered, urgency, until(lifted), until(withdrawn), pending()).await
+            core.wait(place, urgency, until(lifted), until(withdrawn), pending()).await
         };
         (waiting, lift, withdraw)
     }
