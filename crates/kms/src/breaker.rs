@@ -226,7 +226,7 @@ impl Gate {
                 false
             }
             Phase::Open { .. } | Phase::Probing { .. } => {
-                let until = now + self.pause(state.failed_probes);
+                let until = now.saturating_add(self.pause(state.failed_probes));
                 state.phase = Phase::Probing { until };
                 state.epoch += 1;
                 pass = Ok((state.epoch, true));
@@ -262,13 +262,15 @@ impl Gate {
                     return false;
                 }
                 (_, Verdict::Answered) => Phase::Closed { failures: 0 },
-                (Phase::Closed { failures }, Verdict::NoAnswer) if failures + 1 < self.policy.failures => {
+                (Phase::Closed { failures }, Verdict::NoAnswer)
+                    if failures.saturating_add(1) < self.policy.failures =>
+                {
                     Phase::Closed { failures: failures + 1 }
                 }
-                (Phase::Closed { .. }, Verdict::NoAnswer) => Phase::Open { until: now + self.pause(0) },
+                (Phase::Closed { .. }, Verdict::NoAnswer) => Phase::Open { until: now.saturating_add(self.pause(0)) },
                 (Phase::Probing { .. } | Phase::Open { .. }, Verdict::NoAnswer) => {
-                    state.failed_probes += 1;
-                    Phase::Open { until: now + self.pause(state.failed_probes) }
+                    state.failed_probes = state.failed_probes.saturating_add(1);
+                    Phase::Open { until: now.saturating_add(self.pause(state.failed_probes)) }
                 }
                 (Phase::Probing { .. } | Phase::Open { .. }, Verdict::Unknown) => Phase::Open { until: now },
             };

@@ -134,7 +134,8 @@ impl<R: RootKey> Retrying<R> {
             if retry + 1 >= self.policy.max_attempts {
                 return Err(error);
             }
-            let until = self.timer.now() + self.jitter.get().up_to(self.policy.bound(retry));
+            let wait = self.jitter.get().up_to(self.policy.bound(retry));
+            let until = self.timer.now().saturating_add(wait);
             if until > began.saturating_add(self.policy.max_total) {
                 return Err(error);
             }

@@ -88,7 +88,7 @@ impl Limit {
                 self.left = (now, snapshot.remaining_burst_capacity());
                 Ok(())
             }
-            Err(refusal) => Err(now + refusal.wait_time_from(Nanos::from(now))),
+            Err(refusal) => Err(now.saturating_add(refusal.wait_time_from(Nanos::from(now)))),
         }
     }
 
@@ -96,7 +96,7 @@ impl Limit {
     pub(super) fn has_at(&self, tokens: u32, now: Duration) -> Duration {
         let (at, left) = self.left;
         let missing = tokens.min(self.rate.burst.get()).saturating_sub(left);
-        now.max(at + self.rate.period * missing)
+        now.max(at.saturating_add(self.rate.period.saturating_mul(missing)))
     }
 }
 

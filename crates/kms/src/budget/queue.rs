@@ -160,6 +160,7 @@ impl Queue {
         if is_alone && self.may_go_at(urgency) <= now && self.take_turn(now).is_ok() {
             if self.tokens.take(now).is_ok() {
                 self.counts.admitted += 1;
+                self.spend_credit(urgency);
                 return Ok(Entered::Admitted);
             }
             self.turns_back += 1;
@@ -171,7 +172,7 @@ impl Queue {
         let account = self.lane(urgency).name(account).unwrap_or_else(|| Arc::from(account));
         let id = self.next_id;
         self.next_id += 1;
-        let deadline = now + self.rules.max_wait;
+        let deadline = now.saturating_add(self.rules.max_wait);
         self.entries.insert(id, Entry { account, urgency, deadline, state: State::Waiting, waker: None });
         self.line_up(id);
         Ok(Entered::Waiting(id))
@@ -430,18 +431,21 @@ impl Queue {
 
     fn call(&mut self, urgency: Urgency, now: Duration) {
         let Some(id) = self.lane(urgency).pop() else { return };
-        match urgency {
-            Urgency::Background => self.credit = (self.credit - 1.0).max(0.0),
-            Urgency::Foreground if !self.background.is_empty() => {
-                self.credit = (self.credit + self.rules.credit()).min(1.0);
-            }
-            Urgency::Foreground => {}
+        if urgency == Urgency::Foreground && !self.background.is_empty() {
+            self.credit = (self.credit + self.rules.credit()).min(1.0);
         }
+        self.spend_credit(urgency);
         if let Some(entry) = self.entries.get_mut(&id) {
             self.by_deadline.remove(&(entry.deadline, id));
             entry.state = State::Called { at: now, early: None };
         }
         self.wake(id);
+    }
+
+    fn spend_credit(&mut self, urgency: Urgency) {
+        if urgency == Urgency::Background {
+            self.credit = (self.credit - 1.0).max(0.0);
+        }
     }
 
     fn wake(&mut self, id: u64) {

@@ -185,6 +185,28 @@ fn neither_urgency_starves_the_other() {
 }
 
 #[test]
+fn what_the_background_has_earned_is_spent_once() {
+    let mut office = Office::new(rules(10, 10));
+    office.use_up_burst();
+    office.wait(1, "bulk", Urgency::Background);
+    office.wait(4, "a", Urgency::Foreground);
+    office.admitted(Duration::from_millis(400)); // four went before the background
+    let bulk: Vec<u64> = office.queue.entries.keys().copied().collect();
+    office.queue.leave(bulk[0]);
+    office.now += Duration::from_secs(10);
+    let at_once = (0..10).filter(|_| office.enter("bulk", Urgency::Background) == Ok(Entered::Admitted)).count();
+    assert_eq!(at_once, 2, "the reserve holds again");
+}
+
+#[test]
+fn the_longest_wait_there_is_does_no_harm() {
+    let mut office = Office::new(Rules { max_wait: Duration::MAX, ..rules(1, 1) });
+    office.use_up_burst();
+    let ids = office.wait(3, "a", Urgency::Foreground);
+    assert_eq!(office.admitted(Duration::from_secs(3)), ids);
+}
+
+#[test]
 fn a_lifted_call_goes_with_the_foreground_and_keeps_its_age() {
     let mut office = Office::new(rules(10, 1));
     office.use_up_burst();
