@@ -24,6 +24,9 @@
 //! # }
 //! ```
 //!
+//! Around any of them, [`Guard`] puts a [`Budget`] that the calls of this process cannot exceed, retries, a breaker and
+//! deadlines.
+//!
 //! An adapter of your own implements `RootKey` and runs `keystrata_hierarchy::test_util::conformance::root_key`.
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
