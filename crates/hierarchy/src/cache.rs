@@ -328,10 +328,6 @@ impl KekCache {
         indices.map(overwrite).sum()
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.shared.is_closed()
-    }
-
     /// How many KEKs are held, those that are due in this instant included.
     pub(crate) fn len(&self) -> usize {
         self.shared.len()

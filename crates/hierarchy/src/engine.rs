@@ -15,7 +15,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -76,6 +76,8 @@ pub(crate) struct Engine {
     clock: Arc<dyn Clock>,
     config: Config,
     signals: Arc<Signals>,
+    /// For a forked child too.
+    is_closed: AtomicBool,
     /// A forked child starts with empty ones: its parent's keys are not in its memory, nor are its tasks.
     local: ProcessLocal<Local>,
 }
@@ -152,7 +154,7 @@ impl Engine {
             let (clock, config, signals) = &of_child;
             Local::new(Arc::clone(clock), config, Arc::clone(signals))
         });
-        Arc::new(Self { root, store, clock, config, signals, local })
+        Arc::new(Self { root, store, clock, config, signals, is_closed: AtomicBool::new(false), local })
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -199,7 +201,17 @@ impl Engine {
     }
 
     fn refuse_if_closed(&self) -> Result<(), KeyError> {
-        if self.cache().is_closed() { Err(KeyError::Closed) } else { Ok(()) }
+        if self.is_closed() { Err(KeyError::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Overwrites all KEKs, and refuses every operation from now on.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.cache().close();
     }
 
     /// Runs `f` with the primary at hand: no waiting, no store, no KMS. `len` bytes are sealed under it.
@@ -338,6 +350,6 @@ impl Deref for Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.cache().close();
+        self.0.close();
     }
 }

@@ -93,7 +93,7 @@ impl Hierarchy {
     ///
     /// Dropping the last handle does the same.
     pub fn close(&self) {
-        self.engine.cache().close();
+        self.engine.close();
     }
 
     /// Whether keys can be had, and how those in memory are kept. Makes one call to the root key, the first time two: it

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Fixture, row};
+use keystrata_hierarchy::{KeyError, SealError};
 use keystrata_memory::test_util::in_forked_child;
 
 #[test]
@@ -28,4 +29,18 @@ fn a_forked_child_goes_on_with_a_cache_of_its_own_and_leaves_its_parents_alone()
 
     assert_eq!(runtime().block_on(acme.open(&sealed, &row(1))).unwrap(), b"x");
     assert_eq!((keys.cached_keks(), fixture.root.calls()), (1, 1));
+}
+
+#[test]
+fn a_child_finds_closed_what_its_parent_closed() {
+    let fixture = Fixture::new();
+    let keys = fixture.process();
+    let acme = keys.account("acme").unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime().block_on(acme.seal(b"x", &row(1))).unwrap();
+    keys.close();
+    assert!(in_forked_child(|| {
+        let refused = runtime().block_on(acme.seal(b"x", &row(1)));
+        matches!(refused, Err(SealError::Key(KeyError::Closed)))
+    }));
 }

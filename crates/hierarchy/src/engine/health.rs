@@ -77,7 +77,7 @@ impl Engine {
             oldest_authorisation,
             stale_keks,
             max_stale: self.config.policy.max_stale(),
-            is_closed: self.cache().is_closed(),
+            is_closed: self.is_closed(),
             stats: self.stats(),
         }
     }
