@@ -302,6 +302,19 @@ impl KekCache {
         self.shared.overwrite(&taken)
     }
 
+    /// [`invalidate`](Self::invalidate) unless the account was since `epoch`; gives the epoch from now on too.
+    pub(crate) fn invalidate_since(&self, account: &AccountState, epoch: Epoch) -> Option<(usize, Epoch)> {
+        let (listed, taken) = {
+            let mut shard = self.shared.shard(&account.path);
+            if self.epoch(account) != epoch {
+                return None;
+            }
+            shard.take_account(&account.path)
+        };
+        drop(listed);
+        Some((self.shared.overwrite(taken), Epoch(epoch.0, epoch.1 + 1)))
+    }
+
     /// Overwrites all KEKs, and whatever loads that are under way bring.
     pub(crate) fn invalidate_all(&self) -> usize {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);

@@ -57,7 +57,11 @@ impl Engine {
     }
 
     /// Makes the account's first KEK, once for all callers of this process, and keeps nothing but its record.
-    pub(super) async fn created_record(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<KekRecord, KeyError> {
+    pub(super) async fn created_record(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        epoch: Epoch,
+    ) -> Answer<KekRecord> {
         let runtime = self.runtime()?;
         let (engine, creating) = (Arc::clone(self), Arc::clone(account));
         let create = |demand| async move {
@@ -66,11 +70,8 @@ impl Engine {
                 return Ok(Arc::new(record));
             }
             engine.refuse_without_primary(&creating.path).await?;
-            let (epoch, suite) = (engine.cache().epoch(&creating), engine.config.suite);
-            if let Some(denial) = engine.denial(&creating, epoch) {
-                return Err(denial.into());
-            }
-            let (record, _) = engine.generate(&creating, (suite, KekVersion::FIRST), epoch, &demand).await?;
+            let new = (engine.config.suite, KekVersion::FIRST);
+            let (record, _) = engine.generate(&creating, new, epoch, &demand).await?;
             match engine.store_first(&creating, &record).await? {
                 Winner::Ours => Ok(Arc::new(record)),
                 Winner::Theirs(record) => Ok(Arc::new(*record)),
@@ -78,11 +79,7 @@ impl Engine {
         };
         let (creations, window) = (&self.local.get().creations, self.load_window(&account.policy));
         let (_, created) = creations.join(&runtime, window, account.path.clone(), For::Caller, create).await;
-        match created {
-            Ok(record) => Ok(KekRecord::clone(&record)),
-            Err(LoadError::Key(error)) => Err(error),
-            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
-        }
+        created.map(|record| KekRecord::clone(&record))
     }
 
     /// An account with KEKs and no primary is not a new one. Found out before a call is paid for.
@@ -103,7 +100,7 @@ impl Engine {
         epoch: Epoch,
         demand: &Demand,
     ) -> Answer<(KekRecord, DerivedKek)> {
-        self.refuse_if_outdated(account, epoch)?;
+        self.refuse_outdated(account, epoch)?;
         let path = &account.path;
         let id = KekId::generate().map_err(KeyError::from)?;
         let identity = KekIdentity { suite, version, id, path: path.clone() };
@@ -114,10 +111,10 @@ impl Engine {
             generated => generated.map_err(|error| KeyError::from_root(error, path, id)),
         };
         self.signals.load(&generated);
-        let GeneratedKey { secret, wrapped } = generated.inspect_err(|error| {
-            if matches!(error, KeyError::Denied(_)) {
-                self.note_denial(account, error);
-            }
+        self.refuse_outdated(account, epoch)?;
+        let GeneratedKey { secret, wrapped } = generated.map_err(|error| match error {
+            KeyError::Denied(_) => self.note_denial(account, error, epoch),
+            error => error.into(),
         })?;
         let derived = identity.derive(&secret);
         let wrapped_bytes = wrapped.len();

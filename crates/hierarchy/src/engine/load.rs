@@ -29,7 +29,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often an operation begins anew because what it waited for was invalidated. More often is a storm of
 /// invalidations, and its caller may as well know.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 impl From<NotInstalled> for LoadError {
     fn from(error: NotInstalled) -> Self {
@@ -128,35 +128,51 @@ impl Engine {
 
     /// The primary, unwrapped for one operation and put into no cache.
     pub(crate) async fn primary_once(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<OneTimeKek, KeyError> {
-        self.refuse_if_closed()?;
-        let record = match self.stored_primary(account).await? {
-            Some(record) => record,
-            None => self.created_record(account).await?,
-        };
-        self.unwrapped_once(account, record).await
+        for _ in 0..TRIES {
+            self.refuse_if_closed()?;
+            let epoch = self.cache().epoch(account);
+            if let Some(denial) = self.denial(account, epoch) {
+                return Err(denial);
+            }
+            let record = match self.stored_primary(account).await? {
+                Some(record) => Ok(record),
+                None => self.created_record(account, epoch).await,
+            };
+            let unwrapped = match record {
+                Ok(record) => self.unwrapped_once(account, record, epoch).await,
+                Err(error) => Err(error),
+            };
+            match unwrapped {
+                Ok(kek) => return Ok(kek),
+                Err(LoadError::Key(error)) => return Err(error),
+                Err(LoadError::Outdated) => {}
+            }
+        }
+        Err(KeyError::Interrupted)
     }
 
     /// The KEK of this id, unwrapped for one operation and put into no cache.
     pub(crate) async fn kek_once(&self, account: &Arc<AccountState>, id: KekId) -> Result<OneTimeKek, KeyError> {
-        self.refuse_if_closed()?;
-        let epoch = self.cache().epoch(account);
-        if let Some(absence) = self.absence(account, id, epoch) {
-            return Err(absence);
+        for _ in 0..TRIES {
+            self.refuse_if_closed()?;
+            let epoch = self.cache().epoch(account);
+            let denial = self.denial(account, epoch);
+            if let Some(refusal) = denial.or_else(|| self.absence(account, id, epoch)) {
+                return Err(refusal);
+            }
+            let record = self.stored_kek(account, id, epoch).await?;
+            match self.unwrapped_once(account, record, epoch).await {
+                Ok(kek) => return Ok(kek),
+                Err(LoadError::Key(error)) => return Err(error),
+                Err(LoadError::Outdated) => {}
+            }
         }
-        let record = self.stored_kek(account, id, epoch).await?;
-        self.unwrapped_once(account, record).await
+        Err(KeyError::Interrupted)
     }
 
-    async fn unwrapped_once(&self, account: &Arc<AccountState>, record: KekRecord) -> Result<OneTimeKek, KeyError> {
-        let epoch = self.cache().epoch(account);
-        if let Some(denial) = self.denial(account, epoch) {
-            return Err(denial);
-        }
-        match self.unwrap(account, &record, epoch, &Demand::foreground()).await {
-            Ok(derived) => Ok(OneTimeKek { identity: record.identity, derived }),
-            Err(LoadError::Key(error)) => Err(error),
-            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
-        }
+    async fn unwrapped_once(&self, account: &Arc<AccountState>, record: KekRecord, epoch: Epoch) -> Answer<OneTimeKek> {
+        let derived = self.unwrap(account, &record, epoch, &Demand::foreground()).await?;
+        Ok(OneTimeKek { identity: record.identity, derived })
     }
 
     pub(super) fn primary_load(
@@ -334,7 +350,7 @@ impl Engine {
             self.signals.remembered.add(1);
             return Err(corrupt.into());
         }
-        self.refuse_if_outdated(account, epoch)?;
+        self.refuse_outdated(account, epoch)?;
         let context = RootContext::of_kek(identity).with_demand(demand.clone());
         let unwrapped = match self.root.unwrap_key(&wrap.ciphertext, &context).await {
             Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
@@ -346,28 +362,35 @@ impl Engine {
             }
         };
         self.signals.load(&unwrapped);
-        unwrapped.map_err(|error| {
-            match &error {
-                KeyError::Denied(_) => self.note_denial(account, &error),
-                KeyError::Corrupt { .. } => refusals.corrupt(account, record, error.clone(), epoch, self.now()),
-                _ => {}
+        self.refuse_outdated(account, epoch)?;
+        unwrapped.map_err(|error| match &error {
+            KeyError::Denied(_) => self.note_denial(account, error, epoch),
+            KeyError::Corrupt { .. } => {
+                refusals.corrupt(account, record, error.clone(), epoch, self.now());
+                error.into()
             }
-            error.into()
+            _ => error.into(),
         })
     }
 
-    /// Before a call is paid for that would bring nothing: a denial, say, came while the store was read.
-    pub(super) fn refuse_if_outdated(&self, account: &AccountState, epoch: Epoch) -> Answer<()> {
+    /// What the root key answers counts for nobody if the account was invalidated since it was asked: neither its keys,
+    /// nor its refusals, which an operator may just have lifted.
+    pub(super) fn refuse_outdated(&self, account: &AccountState, epoch: Epoch) -> Answer<()> {
+        self.refuse_if_closed()?;
         if self.cache().epoch(account) == epoch { Ok(()) } else { Err(LoadError::Outdated) }
     }
 
-    /// The KMS refuses a KEK of the account: its KEKs are overwritten now, and the KMS is not asked again for a while.
-    pub(super) fn note_denial(&self, account: &Arc<AccountState>, error: &KeyError) {
+    /// The KMS, asked under `epoch`, refuses a KEK of the account: its KEKs are overwritten now, and the KMS is not asked
+    /// again for a while.
+    pub(super) fn note_denial(&self, account: &Arc<AccountState>, error: KeyError, epoch: Epoch) -> LoadError {
         self.signals.denials.add(1);
-        let overwritten = self.invalidate(&account.path);
+        let Some((overwritten, epoch)) = self.cache().invalidate_since(account, epoch) else {
+            return LoadError::Outdated;
+        };
+        self.signals.invalidations.add(1);
         tracing::warn!(%error, overwritten, "the kms denies an account's kek; its keks are overwritten");
-        let epoch = self.cache().epoch(account);
         self.local.get().refusals.denied(account, error.clone(), epoch, self.now());
+        error.into()
     }
 
     pub(super) fn denial(&self, account: &AccountState, epoch: Epoch) -> Option<KeyError> {

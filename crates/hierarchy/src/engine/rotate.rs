@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use keystrata_primitives::{KekRecord, KekVersion};
 
-use super::{Engine, create::Discard};
+use super::{Engine, create::Discard, load::TRIES};
 use crate::{
     cache::{AccountState, Epoch},
     error::KeyError,
@@ -16,22 +16,29 @@ use crate::{
 impl Engine {
     /// Makes a new primary for an account that has one; gives its version. Callers at once share one.
     pub(crate) async fn rotate(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<KekVersion, KeyError> {
-        self.refuse_if_closed()?;
-        let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
-        let rotate = |demand| async move {
-            let Some(record) = engine.stored_primary(&rotating).await? else {
-                return Err(KeyError::NoAccount { path: rotating.path.clone() }.into());
+        let runtime = self.runtime()?;
+        for _ in 0..TRIES {
+            self.refuse_if_closed()?;
+            if let Some(denial) = self.denial(account, self.cache().epoch(account)) {
+                return Err(denial);
+            }
+            let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
+            let rotate = |demand| async move {
+                let epoch = engine.cache().epoch(&rotating);
+                let Some(record) = engine.stored_primary(&rotating).await? else {
+                    return Err(KeyError::NoAccount { path: rotating.path.clone() }.into());
+                };
+                engine.rotate_from(&rotating, &record, epoch, &demand).await.map(|record| record.identity.version)
             };
-            let epoch = engine.cache().epoch(&rotating);
-            engine.rotate_from(&rotating, &record, epoch, &demand).await.map(|record| record.identity.version)
-        };
-        let (rotations, window) = (&self.local.get().rotations, self.load_window(&account.policy));
-        let key = (account.path.clone(), None);
-        match rotations.join(&self.runtime()?, window, key, For::Caller, rotate).await.1 {
-            Ok(version) => Ok(version),
-            Err(LoadError::Key(error)) => Err(error),
-            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
+            let (rotations, window) = (&self.local.get().rotations, self.load_window(&account.policy));
+            let key = (account.path.clone(), None);
+            match rotations.join(&runtime, window, key, For::Caller, rotate).await.1 {
+                Ok(version) => return Ok(version),
+                Err(LoadError::Key(error)) => return Err(error),
+                Err(LoadError::Outdated) => {}
+            }
         }
+        Err(KeyError::Interrupted)
     }
 
     /// Begins to replace the primary at hand, which has sealed enough, in the background. Once for each KEK.
