@@ -115,10 +115,10 @@ impl AccountState {
         self.primary.store(Some(Arc::clone(kek)));
     }
 
-    /// Goes on believing what the store said last, and asks it again at `retry`.
-    pub(crate) fn believe_until(&self, retry: Moment) {
-        self.valid_until.fetch_max(nanos(retry.boot), Ordering::Relaxed);
-        self.renew_from.store(nanos(retry.boot), Ordering::Relaxed);
+    /// Goes on believing what the store said last, and asks it again from `renew_from` on.
+    pub(crate) fn believe(&self, renew_from: Moment, valid_until: Moment) {
+        self.valid_until.fetch_max(nanos(valid_until.boot), Ordering::Relaxed);
+        self.renew_from.store(nanos(renew_from.boot), Ordering::Relaxed);
     }
 
     pub(super) fn note_version(&self, version: KekVersion) {

@@ -203,7 +203,8 @@ impl Engine {
             Err(error @ (KeyError::StoreUnavailable(_) | KeyError::RolledBack { .. })) => {
                 // A store that is down, or lags behind, is not a reason to stop: the KEK's own deadline still holds.
                 let known = self.known_primary(account).ok_or(error)?;
-                account.believe_until(self.now().after(RETRY));
+                // Longer than until the next try, so that this is made in the background too.
+                account.believe(self.now().after(RETRY), self.now().after(PRIMARY_TTL));
                 return Ok(known);
             }
             Err(error) => return Err(error.into()),
