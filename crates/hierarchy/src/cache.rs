@@ -355,7 +355,7 @@ impl KekCache {
     pub(crate) fn ages(&self, now: Moment) -> (Option<Duration>, usize) {
         self.shared.shards().fold((None, 0), |(oldest, stale), shard| {
             let here = shard.keks().map(|kek| kek.age(now)).max();
-            (oldest.max(here), stale + shard.keks().filter(|kek| kek.is_stale(now)).count())
+            (oldest.max(here), stale + shard.keks().filter(|kek| kek.is_used_stale(now)).count())
         })
     }
 

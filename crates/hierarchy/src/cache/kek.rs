@@ -118,13 +118,23 @@ impl CachedKek {
         if self.max_stale == 0 || now.has_reached(self.end()) || !self.slot.is_live() {
             return false;
         }
-        self.excused_until.store(now.after(time).boot, Ordering::Relaxed);
+        let until = now.after(time).boot;
+        self.excused_until.store(until, Ordering::Relaxed);
+        // Whoever uses it meanwhile asks for no renewal: the KMS has just been asked.
+        self.refresh_from.fetch_max(until, Ordering::Relaxed);
         true
     }
 
     /// Whether it is past its deadline, and in use all the same.
     pub(crate) fn is_stale(&self, now: Moment) -> bool {
         Nanos::from(now).has_reached(self.deadline)
+    }
+
+    /// Whether it was used beyond its deadline and may be again. One that only awaits the sweeper was not.
+    pub(super) fn is_used_stale(&self, now: Moment) -> bool {
+        let now = Nanos::from(now);
+        let was_excused = self.excused_until.load(Ordering::Relaxed) > 0;
+        was_excused && now.has_reached(self.deadline) && !now.has_reached(self.end())
     }
 
     /// Notes a use. Writes only what is not written yet: a hot KEK's line stays shared between processors.

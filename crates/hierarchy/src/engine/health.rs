@@ -32,7 +32,7 @@ pub struct Health {
     /// The time since the KMS authorised the KEK in memory that it authorised first: never more than the TTL, and what
     /// a policy allows beyond it.
     pub oldest_authorisation: Option<Duration>,
-    /// KEKs in memory that are past their deadline, where a [policy](crate::PolicyBuilder::max_stale) allows that.
+    /// KEKs in memory that were used past their deadline, where a [policy](crate::PolicyBuilder::max_stale) allows that.
     pub stale_keks: usize,
     /// How long the default policy lets KEKs be used beyond their deadline.
     pub max_stale: Duration,
