@@ -101,8 +101,11 @@ impl AccountState {
             && self.claimed_until.compare_exchange(claimed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// From now on `kek` is the primary. Under the lock of the shard.
+    /// From now on `kek` is the primary, unless a newer one was since it was looked for. Under the lock of the shard.
     pub(super) fn set_primary(&self, kek: &Arc<CachedKek>, renew_from: Moment, valid_until: Moment) {
+        if self.newest().is_some_and(|newest| kek.identity.version < newest) {
+            return;
+        }
         let is_another = self.primary.load().as_ref().is_none_or(|primary| primary.id() != kek.id());
         if let Some(uses) = self.uses.as_ref().filter(|_| is_another) {
             // A KEK that expired and came back is counted from zero; see `PolicyBuilder::max_wraps`.
