@@ -28,7 +28,13 @@ impl Engine {
                 let Some(record) = engine.stored_primary(&rotating).await? else {
                     return Err(KeyError::NoAccount { path: rotating.path.clone() }.into());
                 };
-                engine.rotate_from(&rotating, &record, epoch, &demand).await.map(|record| record.identity.version)
+                let record = engine.rotate_from(&rotating, &record, epoch, &demand).await?;
+                let version = record.identity.version;
+                match engine.follow(&rotating, record, epoch, &demand).await {
+                    // Whoever seals next looks for it anew.
+                    Ok(()) | Err(LoadError::Outdated) => Ok(version),
+                    Err(error) => Err(error),
+                }
             };
             let (rotations, window) = (&self.local.get().rotations, self.load_window(&account.policy));
             let key = (account.path.clone(), None);
@@ -50,12 +56,8 @@ impl Engine {
             let epoch = engine.cache().epoch(&rotating);
             if record.identity.id != worn {
                 // Somebody else was first; this process has not noticed yet.
-                let (version, id) = (record.identity.version, record.identity.id);
-                let (read_at, runtime) = (engine.now(), engine.runtime()?);
-                let kek =
-                    engine.load_kek_shared(&runtime, &rotating, id, Some(record), epoch, For::Load(&demand)).await?;
-                engine.know_primary(&rotating, kek, read_at, epoch);
-                return Ok(version);
+                let version = record.identity.version;
+                return engine.follow(&rotating, record, epoch, &demand).await.map(|()| version);
             }
             let rotated = engine.rotate_from(&rotating, &record, epoch, &demand).await;
             if let Err(LoadError::Key(error)) = &rotated {
@@ -65,6 +67,23 @@ impl Engine {
         };
         let window = self.load_window(&account.policy);
         self.local.get().rotations.begin(&runtime, window, (account.path.clone(), Some(worn)), rotate);
+    }
+
+    /// Seals under the primary of this record from now on, if it does not already: it may be another process's.
+    async fn follow(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        record: KekRecord,
+        epoch: Epoch,
+        demand: &Demand,
+    ) -> Answer<()> {
+        let (id, read_at) = (record.identity.id, self.now());
+        if !account.policy.caches_nothing() && account.last_primary().is_none_or(|primary| primary.id() != id) {
+            let runtime = self.runtime()?;
+            let kek = self.load_kek_shared(&runtime, account, id, Some(record), epoch, For::Load(demand)).await?;
+            self.know_primary(account, kek, read_at, epoch);
+        }
+        Ok(())
     }
 
     /// The primary's record, or that of a new primary if this one is older than its policy allows. A rotation that fails
