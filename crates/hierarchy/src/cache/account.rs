@@ -124,7 +124,7 @@ impl AccountState {
         self.renew_from.store(nanos(renew_from.boot), Ordering::Relaxed);
     }
 
-    pub(super) fn note_version(&self, version: KekVersion) {
+    pub(crate) fn note_version(&self, version: KekVersion) {
         self.newest.fetch_max(version.get(), Ordering::Relaxed);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keystrata_primitives::{
-    DerivedKek, KekId, KekIdentity, KekRecord, KekState, KekVersion, KeyPath, Suite, WrappedSecret, Wrapper,
+    DerivedKek, KekId, KekIdentity, KekRecord, KekState, KekVersion, Suite, WrappedSecret, Wrapper,
 };
 
 use super::Engine;
@@ -37,7 +37,7 @@ impl Engine {
         demand: &Demand,
     ) -> Answer<Made> {
         let path = &account.path;
-        self.refuse_without_primary(path).await?;
+        self.refuse_without_primary(account).await?;
         self.cache().make_room(path)?;
         let life = self.life(&account.policy);
         let (record, derived) = self.generate(account, (self.config.suite, KekVersion::FIRST), epoch, demand).await?;
@@ -69,7 +69,7 @@ impl Engine {
             if let Some(record) = engine.stored_primary(&creating).await? {
                 return Ok(Arc::new(record));
             }
-            engine.refuse_without_primary(&creating.path).await?;
+            engine.refuse_without_primary(&creating).await?;
             let new = (engine.config.suite, KekVersion::FIRST);
             let (record, _) = engine.generate(&creating, new, epoch, &demand).await?;
             match engine.store_first(&creating, &record).await? {
@@ -82,11 +82,14 @@ impl Engine {
         created.map(|record| KekRecord::clone(&record))
     }
 
-    /// An account with KEKs and no primary is not a new one. Found out before a call is paid for.
-    async fn refuse_without_primary(&self, path: &KeyPath) -> Result<(), KeyError> {
+    /// An account with KEKs and no primary is not a new one, nor is one whose KEKs are gone from the store. Found out
+    /// before a call is paid for.
+    async fn refuse_without_primary(&self, account: &AccountState) -> Result<(), KeyError> {
+        let path = &account.path;
         let records = self.store.records(path).await.map_err(|error| KeyError::from_store(error, None))?;
         // Another process may have made the first one since the primary was looked for.
-        if records.is_empty() || records.iter().any(|record| record.state == KekState::Primary) {
+        let is_new = records.is_empty() && account.newest().is_none();
+        if is_new || records.iter().any(|record| record.state == KekState::Primary) {
             return Ok(());
         }
         Err(KeyError::NoPrimary { path: path.clone(), keks: records.len() })

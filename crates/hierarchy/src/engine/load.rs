@@ -143,7 +143,10 @@ impl Engine {
                 Err(error) => Err(error),
             };
             match unwrapped {
-                Ok(kek) => return Ok(kek),
+                Ok(kek) => {
+                    account.note_version(kek.identity.version);
+                    return Ok(kek);
+                }
                 Err(LoadError::Key(error)) => return Err(error),
                 Err(LoadError::Outdated) => {}
             }
