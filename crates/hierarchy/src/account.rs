@@ -143,12 +143,13 @@ impl Account {
             let kek = self.engine.primary(&state).await?;
             if let Some(sealed) = kek.with_key(self.engine.now(), &mut f) {
                 self.engine.note_miss(&state, &kek);
-                self.engine.note_seal(&state, len);
+                self.engine.note_seal(&state, kek.id(), len);
                 return Ok(sealed);
             }
         }
         let kek = self.engine.primary_once(&state).await?;
         self.engine.note_miss_once();
+        self.engine.note_seal(&state, kek.id(), len);
         Ok(kek.with_key(f))
     }
 

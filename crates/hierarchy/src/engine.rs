@@ -135,7 +135,20 @@ impl UsableKek {
     }
 }
 
+impl UsableKek {
+    pub(crate) fn id(&self) -> KekId {
+        match self {
+            Self::Cached(kek) => kek.id(),
+            Self::Once(kek) => kek.id(),
+        }
+    }
+}
+
 impl OneTimeKek {
+    pub(crate) fn id(&self) -> KekId {
+        self.identity.id
+    }
+
     pub(crate) fn with_key<R>(&self, f: impl FnOnce(&Kek<'_>) -> R) -> R {
         f(&self.derived.kek(&self.identity))
     }
@@ -225,9 +238,10 @@ impl Engine {
         let sealed = account.with_primary(now, |kek| {
             let sealed = kek.with_key(now, f)?;
             self.note_use(account, kek, now);
-            Some(sealed)
-        })?;
-        self.note_seal(account, len);
+            Some((sealed, kek.id()))
+        });
+        let (sealed, id) = sealed?;
+        self.note_seal(account, id, len);
         if !account.is_primary_fresh(now) {
             self.renew_primary(account, now);
         }
@@ -264,10 +278,10 @@ impl Engine {
         }
     }
 
-    /// After a seal: counts it, and begins a rotation if the KEK has sealed enough.
-    pub(crate) fn note_seal(self: &Arc<Self>, account: &Arc<AccountState>, len: usize) {
+    /// After a seal under this KEK: counts it, and begins a rotation if the KEK has sealed enough.
+    pub(crate) fn note_seal(self: &Arc<Self>, account: &Arc<AccountState>, id: KekId, len: usize) {
         if account.count_seal(len) {
-            self.begin_rotation(account);
+            self.begin_rotation(account, id);
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct AccountState {
 struct Uses {
     wraps: AtomicU64,
     bytes: AtomicU64,
+    /// By boot time: until when somebody has taken it upon himself to replace the primary.
+    rotation_claimed_until: AtomicU64,
 }
 
 impl AccountState {
@@ -107,10 +109,9 @@ impl AccountState {
             return;
         }
         let is_another = self.primary.load().as_ref().is_none_or(|primary| primary.id() != kek.id());
-        if let Some(uses) = self.uses.as_ref().filter(|_| is_another) {
+        if is_another {
             // A KEK that expired and came back is counted from zero; see `PolicyBuilder::max_wraps`.
-            uses.wraps.store(0, Ordering::Relaxed);
-            uses.bytes.store(0, Ordering::Relaxed);
+            self.restart_counts();
         }
         self.note_version(kek.identity.version);
         self.valid_until.store(nanos(valid_until.boot), Ordering::Relaxed);
@@ -131,6 +132,24 @@ impl AccountState {
     /// The newest version that was ever primary here.
     pub(crate) fn newest(&self) -> Option<KekVersion> {
         KekVersion::new(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// Counts from zero what is sealed under a new primary.
+    pub(crate) fn restart_counts(&self) {
+        if let Some(uses) = &self.uses {
+            uses.wraps.store(0, Ordering::Relaxed);
+            uses.bytes.store(0, Ordering::Relaxed);
+            uses.rotation_claimed_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the caller is the one to replace the primary; nobody else is until `again`.
+    pub(crate) fn claim_rotation(&self, now: Moment, again: Duration) -> bool {
+        let Some(uses) = &self.uses else { return false };
+        let (now, claimed) = (nanos(now.boot), uses.rotation_claimed_until.load(Ordering::Relaxed));
+        let next = now.saturating_add(nanos(again));
+        now >= claimed
+            && uses.rotation_claimed_until.compare_exchange(claimed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Counts one object of `len` bytes sealed under the primary, and says whether its KEK has sealed enough.

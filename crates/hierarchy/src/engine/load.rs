@@ -135,7 +135,12 @@ impl Engine {
                 return Err(denial);
             }
             let record = match self.stored_primary(account).await? {
-                Some(record) => Ok(record),
+                Some(record) => {
+                    if self.is_too_old(account, &record) {
+                        self.begin_rotation(account, record.identity.id);
+                    }
+                    Ok(record)
+                }
                 None => self.created_record(account, epoch).await,
             };
             let unwrapped = match record {

@@ -2,9 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keystrata_primitives::{KekRecord, KekVersion};
+use keystrata_primitives::{KekId, KekRecord, KekVersion};
 
-use super::{Engine, create::Discard, load::TRIES};
+use super::{
+    Engine,
+    create::Discard,
+    load::{RETRY, TRIES},
+};
 use crate::{
     cache::{AccountState, Epoch},
     error::KeyError,
@@ -47,9 +51,13 @@ impl Engine {
         Err(KeyError::Interrupted)
     }
 
-    /// Begins to replace the primary at hand, which has sealed enough, in the background. Once for each KEK.
-    pub(super) fn begin_rotation(self: &Arc<Self>, account: &Arc<AccountState>) {
-        let (Some(worn), Ok(runtime)) = (account.last_primary().map(|kek| kek.id()), self.runtime()) else { return };
+    /// Begins to replace the primary `worn`, which has sealed enough or is too old, in the background. Once for each KEK
+    /// and, while that fails, at most once a second.
+    pub(super) fn begin_rotation(self: &Arc<Self>, account: &Arc<AccountState>, worn: KekId) {
+        let Ok(runtime) = self.runtime() else { return };
+        if !account.claim_rotation(self.now(), RETRY) {
+            return;
+        }
         let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
         let rotate = |demand| async move {
             let Some(record) = engine.stored_primary(&rotating).await? else { return Err(LoadError::Outdated) };
@@ -61,7 +69,7 @@ impl Engine {
             }
             let rotated = engine.rotate_from(&rotating, &record, epoch, &demand).await;
             if let Err(LoadError::Key(error)) = &rotated {
-                tracing::warn!(kek_id = %worn, %error, "a kek has sealed enough, and no new one could be made; it goes on");
+                tracing::warn!(kek_id = %worn, %error, "a kek is due to be replaced, and no new one could be made; it goes on");
             }
             rotated.map(|record| record.identity.version)
         };
@@ -86,6 +94,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the KEK is older than its account's policy allows.
+    pub(super) fn is_too_old(&self, account: &AccountState, record: &KekRecord) -> bool {
+        let age = self.now().real.saturating_sub(Duration::from_secs(record.created_at));
+        account.policy.ceilings().age.is_some_and(|limit| age >= limit)
+    }
+
     /// The primary's record, or that of a new primary if this one is older than its policy allows. A rotation that fails
     /// does not stop sealing.
     pub(super) async fn rotated_if_old(
@@ -95,8 +109,7 @@ impl Engine {
         epoch: Epoch,
         demand: &Demand,
     ) -> KekRecord {
-        let age = self.now().real.saturating_sub(Duration::from_secs(record.created_at));
-        if account.policy.ceilings().age.is_none_or(|limit| age < limit) {
+        if !self.is_too_old(account, &record) {
             return record;
         }
         match self.rotate_from(account, &record, epoch, demand).await {
@@ -148,6 +161,8 @@ impl Engine {
         tracing::info!(kek_id = %record.identity.id, version = version.get(), "kek rotated");
         if let Some(kek) = kek {
             self.know_primary(account, kek, self.now(), epoch);
+        } else {
+            account.restart_counts();
         }
         Ok(record)
     }
