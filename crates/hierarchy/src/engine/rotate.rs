@@ -71,7 +71,9 @@ impl Engine {
             if let Err(LoadError::Key(error)) = &rotated {
                 tracing::warn!(kek_id = %worn, %error, "a kek is due to be replaced, and no new one could be made; it goes on");
             }
-            rotated.map(|record| record.identity.version)
+            let record = rotated?;
+            let version = record.identity.version;
+            engine.follow(&rotating, record, epoch, &demand).await.map(|()| version)
         };
         let window = self.load_window(&account.policy);
         self.local.get().rotations.begin(&runtime, window, (account.path.clone(), Some(worn)), rotate);
