@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 use super::Account;
 use crate::{
     clock::Moment,
-    engine::Owner,
+    engine::Engine,
     error::{OpenError, SealError, StreamExpired},
     policy::Policy,
 };
@@ -34,7 +34,8 @@ use crate::{
 /// not open.
 pub struct Expiring<S> {
     stream: Option<S>,
-    engine: Arc<Owner>,
+    /// For its clock. Not as one of the owners, whose last overwrites all KEKs: a stream needs none.
+    engine: Arc<Engine>,
     deadline: Moment,
     ttl: Duration,
 }
@@ -121,7 +122,7 @@ impl Account {
         let ttl = self.state.policy.stream_ttl();
         // Where nothing is cached a stream has no KEK's life to go by; one that could not be used would be of no use.
         let ttl = if ttl.is_zero() { Policy::default().kek_ttl() } else { ttl };
-        let engine = Arc::clone(&self.engine);
+        let engine = Arc::clone(&**self.engine);
         let deadline = engine.now().after(ttl);
         Expiring { stream: Some(stream), engine, deadline, ttl }
     }
