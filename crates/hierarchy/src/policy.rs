@@ -193,6 +193,8 @@ impl PolicyBuilder {
     }
 
     /// After how many bytes of plaintext sealed by this process a KEK is replaced by a new primary. Default: never.
+    ///
+    /// A stream counts as one of [`max_wraps`](Self::max_wraps), its bytes do not count.
     pub fn max_bytes(mut self, bytes: NonZeroU64) -> Self {
         self.ceilings.bytes = Some(bytes);
         self
