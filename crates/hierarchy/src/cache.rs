@@ -312,7 +312,7 @@ impl KekCache {
             shard.take_account(&account.path)
         };
         drop(listed);
-        Some((self.shared.overwrite(taken), Epoch(epoch.0, epoch.1 + 1)))
+        Some((self.shared.overwrite(&taken), Epoch(epoch.0, epoch.1 + 1)))
     }
 
     /// Overwrites all KEKs, and whatever loads that are under way bring.
@@ -323,8 +323,9 @@ impl KekCache {
 
     /// Overwrites all KEKs, and from now on whatever is put in.
     pub(crate) fn close(&self) {
-        self.shared.is_closed.store(true, Ordering::SeqCst);
         self.overwrite_all(true);
+        // After that, so that the sweeper's last word is of an empty cache.
+        self.shared.is_closed.store(true, Ordering::SeqCst);
         self.shared.alarm.ring();
     }
 

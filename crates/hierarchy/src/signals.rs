@@ -32,12 +32,16 @@ use crate::error::KeyError;
 /// | `stale_uses` | `keystrata_kek_stale_uses_total` | times that a KEK was let beyond its deadline |
 /// | `rotations` | `keystrata_kek_rotations_total` | new primaries made in place of an old one |
 ///
-/// Gauges: `keystrata_keks`, `keystrata_memory_slots_used`, `keystrata_memory_slots`, `keystrata_memory_secret_bytes`,
-/// `keystrata_memory_locked_bytes`, `keystrata_memory_unlocked_bytes`. Histogram: `keystrata_kek_age_at_use_seconds`, the time since the
-/// KMS authorised a KEK, at one of 64 hits and at every miss.
+/// Gauges: `keystrata_keks`, `keystrata_memory_slots_used`, `keystrata_memory_slots`, and the bytes of key memory by how
+/// they are kept, as in [`MemoryReport`]: `keystrata_memory_secret_bytes`, `keystrata_memory_locked_bytes`,
+/// `keystrata_memory_unlocked_bytes`. Histogram: `keystrata_kek_age_at_use_seconds`, the time since the KMS authorised a
+/// KEK, at one of 64 hits and at every miss that ends with a KEK in memory.
 ///
-/// Hits and gauges reach the recorder once a second while a KEK is in memory, the rest at once. A recorder has to be
-/// installed before the hierarchy is built.
+/// Hits and gauges reach the recorder once a second while a KEK is in memory and when the hierarchy ends, the rest at
+/// once. A recorder has to be installed before the hierarchy is built.
+///
+/// A KEK that came too late to be used counts in `loads` and, as `late`, in `failed_loads`; every other call to the root
+/// key counts once. Those of [`health`](crate::Hierarchy::health) do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the table says it
@@ -193,14 +197,8 @@ impl Signals {
         let hits = self.hits.sum();
         let published = self.hits_published.fetch_max(hits, Ordering::Relaxed);
         self.hits_counter.increment(hits.saturating_sub(published));
-        let values = [
-            keks,
-            memory.slots_used,
-            memory.slots_capacity,
-            memory.secret_bytes,
-            memory.locked_bytes,
-            memory.unlocked_bytes,
-        ];
+        let bytes = [memory.secret_bytes, memory.locked_bytes, memory.unlocked_bytes];
+        let values = [keks, memory.slots_used, memory.slots_capacity].into_iter().chain(bytes);
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(value as f64);
         }

@@ -80,6 +80,8 @@ pub(super) fn run(shared: &Shared) {
         let wakes = Moment { boot: Duration::from_nanos(next.max(round)), real: Duration::MAX };
         shared.clock.wait(&shared.alarm, (next != u64::MAX).then_some(wakes));
     }
+    // All is overwritten by now, and nothing is counted afterwards.
+    shared.signals.publish(&shared.arena.report(), shared.len());
 }
 
 /// Overwrites what is due, and says when something is due next.
