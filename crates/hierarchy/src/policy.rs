@@ -39,9 +39,9 @@ pub(crate) struct Ceilings {
 }
 
 impl Ceilings {
-    /// Whether each use has to be counted.
-    pub(crate) fn count_uses(&self) -> bool {
-        self.wraps.is_some() || self.bytes.is_some()
+    /// Whether there is any.
+    pub(crate) fn exist(&self) -> bool {
+        *self != Self::default()
     }
 
     /// Whether a KEK that has sealed so much should seal no more.

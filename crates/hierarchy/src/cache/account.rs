@@ -36,7 +36,7 @@ pub(crate) struct AccountState {
     claimed_until: AtomicU64,
     /// The newest version that was ever primary here.
     newest: AtomicU32,
-    /// Counted where the policy has a ceiling only.
+    /// Where the policy has a ceiling only.
     uses: Option<Box<Uses>>,
 }
 
@@ -51,7 +51,7 @@ struct Uses {
 
 impl AccountState {
     pub(super) fn new(path: KeyPath, policy: Policy, home: Weak<Shared>) -> Arc<Self> {
-        let uses = policy.ceilings().count_uses().then(Box::default);
+        let uses = policy.ceilings().exist().then(Box::default);
         Arc::new(Self {
             path,
             policy,
