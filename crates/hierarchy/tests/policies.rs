@@ -182,6 +182,26 @@ async fn a_kms_that_is_down_at_a_ceiling_stops_no_seal_and_is_asked_once_a_secon
 }
 
 #[tokio::test]
+async fn nobody_waits_for_the_kek_that_replaces_one_of_age_while_the_old_one_is_at_hand() {
+    let tricky = Tricky::new();
+    let acme = tricky.process(exact().max_age(Duration::from_secs(60))).account("acme").unwrap();
+    let old = seal(&acme).await;
+    tricky.root.hold(Hold::Everything);
+    for second in 1..200 {
+        tricky.clock.advance(Duration::from_secs(1));
+        let sealed = acme.try_seal(b"x", &row(1)).unwrap().unwrap_or_else(|| panic!("waits after {second} seconds"));
+        assert_eq!(kek_of(&sealed), old);
+        settle().await;
+    }
+    // One whenever it is looked at and the last is taken for lost.
+    assert!((1..=5).contains(&(tricky.root.generates() - 1)), "{}", tricky.root.generates());
+    tricky.root.hold(Hold::Nothing);
+    settle().await;
+    assert_ne!(kek_of(&acme.try_seal(b"x", &row(1)).unwrap().unwrap()), old);
+    assert_eq!(tricky.store.versions("acme").await, 2);
+}
+
+#[tokio::test]
 async fn with_a_ttl_of_zero_ceilings_hold_too() {
     for policy in [exact().max_wraps(count(10)), exact().max_age(HOUR)] {
         let tricky = Tricky::new();

@@ -219,6 +219,13 @@ impl Engine {
         };
         let read_at = self.now();
         let record = match record {
+            // Nobody waits for a new KEK while the old one is at hand.
+            Some(record) if self.cache().get(&account.path, record.identity.id, self.now()).is_some() => {
+                if self.is_too_old(account, &record) {
+                    self.begin_rotation(account, record.identity.id);
+                }
+                record
+            }
             Some(record) => self.rotated_if_old(account, record, epoch, demand).await,
             None => match self.create(account, epoch, demand).await? {
                 Made::Ours(kek) => return Ok(self.know_primary(account, kek, read_at, epoch)),
