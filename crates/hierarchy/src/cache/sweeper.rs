@@ -1,6 +1,7 @@
 //! The thread that overwrites KEKs at their deadline.
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -74,14 +75,20 @@ pub(super) fn run(shared: &Shared) {
         let next = sweep(shared, now);
         agenda.sleeps_until.store(next, Ordering::SeqCst);
         let next = next.min(agenda.earliest.load(Ordering::SeqCst));
-        shared.signals.publish(&shared.arena.report(), shared.len());
+        counted(|| shared.signals.publish(&shared.arena.report(), shared.len()));
         // By boot time alone: real time is seen to have jumped at the next look, and there is one every second.
         let round = nanos(now.boot).saturating_add(nanos(ROUND));
         let wakes = Moment { boot: Duration::from_nanos(next.max(round)), real: Duration::MAX };
         shared.clock.wait(&shared.alarm, (next != u64::MAX).then_some(wakes));
     }
     // All is overwritten by now, and nothing is counted afterwards.
-    shared.signals.publish(&shared.arena.report(), shared.len());
+    counted(|| shared.signals.publish(&shared.arena.report(), shared.len()));
+}
+
+/// A recorder of metrics is somebody else's code. A panic of it, which says so itself, must not end the thread that
+/// overwrites keys.
+fn counted(count: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(count));
 }
 
 /// Overwrites what is due, and says when something is due next.
@@ -94,8 +101,8 @@ fn sweep(shared: &Shared, now: Moment) -> u64 {
         loop {
             let from = overwritten.len();
             let next_here = shared.shard_at(index).take_due(boot, from + BATCH, &mut overwritten);
-            // Outside the lock: callers of other accounts do not wait for it.
-            shared.overwrite_expired(&overwritten[from..]);
+            // Outside the lock: callers of other accounts do not wait for it. And before they are counted.
+            counted(|| shared.overwrite_expired(&overwritten[from..]));
             if overwritten.len() < from + BATCH {
                 next = next.min(next_here.unwrap_or(u64::MAX));
                 break;
