@@ -16,9 +16,6 @@ const DENIED: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub(crate) struct Model {
-    /// By process and account: the order of the last invalidation.
-    invalidated: BTreeMap<(usize, String), u64>,
-    invalidated_all: BTreeMap<usize, u64>,
     /// When real time was last set.
     last_jump: Option<Moment>,
     /// Without faults: when each process was last authorised for a KEK, and how many calls that makes.
@@ -27,37 +24,13 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn note_invalidation(&mut self, world: &World, process: usize, account: Option<&str>) {
-        let order = world.order();
-        match account {
-            Some(account) => self.invalidated.insert((process, account.to_owned()), order),
-            None => self.invalidated_all.insert(process, order),
-        };
-    }
-
     pub(crate) fn note_jump(&mut self, now: Moment) {
         self.last_jump = Some(now);
     }
 
-    /// When the account was last invalidated in the process, by request or by a denial.
-    fn invalidated(&self, world: &World, process: usize, account: &str) -> u64 {
-        let requested = self.invalidated.get(&(process, account.to_owned())).copied();
-        let all = self.invalidated_all.get(&process).copied();
-        let denied = world.denial(process, account).map(|(order, _)| order);
-        [requested, all, denied].into_iter().flatten().max().unwrap_or_default()
-    }
-
     /// An operation ended well at `now`: some call authorised its KEK less than a TTL ago, and after all invalidations.
-    pub(crate) fn check_use(
-        &self,
-        world: &World,
-        process: usize,
-        account: &str,
-        kek: &str,
-        ttl: Duration,
-        now: Moment,
-    ) {
-        let invalidated = self.invalidated(world, process, account);
+    pub(crate) fn check_use(world: &World, process: usize, account: &str, kek: &str, ttl: Duration, now: Moment) {
+        let invalidated = world.invalidated(process, account);
         let calls = world.calls();
         let authorises = |call: &&Call| {
             call.process == process
@@ -83,7 +56,7 @@ impl Model {
         let has_just_jumped = self.last_jump.is_some_and(|at| now.boot < at.boot + NOTICED);
         let mut allowed = std::collections::BTreeSet::new();
         for call in world.calls().iter().filter(|call| call.process == process) {
-            let is_after = call.order > self.invalidated(world, process, &call.account);
+            let is_after = call.order > world.invalidated(process, &call.account);
             let end = call.sent.after(ttl);
             let is_recent = now.boot < end.boot + RESIDENCE && (has_just_jumped || now.real < end.real + NOTICED);
             if is_after && is_recent && matches!(call.answer, Some(Mood::Up | Mood::Wrong)) {
@@ -99,11 +72,9 @@ impl Model {
     }
 
     /// A KMS that denied an account is not asked for it again for a while, unless the account was invalidated.
-    pub(crate) fn check_peace(&self, world: &World, call: &Call) {
+    pub(crate) fn check_peace(world: &World, call: &Call) {
         let Some((order, at)) = world.denial(call.process, &call.account) else { return };
-        let invalidated = self.invalidated.get(&(call.process, call.account.clone())).copied();
-        let all = self.invalidated_all.get(&call.process).copied();
-        let was_forgotten = invalidated.max(all).is_some_and(|invalidated| invalidated > order);
+        let was_forgotten = world.invalidated(call.process, &call.account) > order;
         let is_early = call.order > order && !call.sent.has_reached(at.after(DENIED));
         assert!(was_forgotten || !is_early, "asked again within {DENIED:?} of a denial at {at:?}: {call:?}");
     }

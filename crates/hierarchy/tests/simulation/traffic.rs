@@ -131,11 +131,11 @@ impl Run {
             89..92 => self.world.set_store_down(self.chance.u8(0..3) == 0),
             92..95 => {
                 self.processes[process].invalidate(account).unwrap();
-                self.model.note_invalidation(&self.world, process, Some(account));
+                self.world.note_invalidation(process, Some(account));
             }
             95 => {
                 self.processes[process].invalidate_all();
-                self.model.note_invalidation(&self.world, process, None);
+                self.world.note_invalidation(process, None);
             }
             96..98 => self.set_real_time(),
             _ => {
@@ -230,7 +230,7 @@ impl Run {
             };
             let Some(envelope) = used else { continue };
             let kek = hex(&envelope[4..20]);
-            self.model.check_use(&self.world, process, account, &kek, self.settings.ttl, now);
+            Model::check_use(&self.world, process, account, &kek, self.settings.ttl, now);
             if !self.settings.faults {
                 let key = (process, account.to_owned(), kek);
                 self.model.expect_use(key, now, self.settings.ttl, self.settings.refresh);
@@ -261,7 +261,7 @@ impl Run {
         }
         let calls = self.world.calls();
         for call in &calls[self.checked_calls..] {
-            self.model.check_peace(&self.world, call);
+            Model::check_peace(&self.world, call);
         }
         self.checked_calls = calls.len();
     }

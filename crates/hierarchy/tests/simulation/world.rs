@@ -48,8 +48,26 @@ struct State {
     store_is_down: bool,
     /// Counts everything that happens.
     order: u64,
-    /// Of denials, by process and account: when they were answered.
+    /// By process and account: the order of the last invalidation. What was sent before it counts for nobody.
+    invalidated: BTreeMap<(usize, String), u64>,
+    invalidated_all: BTreeMap<usize, u64>,
+    /// Of denials that count, by process and account: when they were answered.
     denials: BTreeMap<(usize, String), (u64, Moment)>,
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    /// The order of the last invalidation, by request or by a denial.
+    fn invalidated(&self, process: usize, account: &str) -> u64 {
+        let key = (process, account.to_owned());
+        let requested = self.invalidated.get(&key).copied();
+        let denied = self.denials.get(&key).map(|(order, _)| *order);
+        [requested, self.invalidated_all.get(&process).copied(), denied].into_iter().flatten().max().unwrap_or_default()
+    }
 }
 
 /// Shared by all processes.
@@ -71,11 +89,19 @@ impl World {
         self.state.lock().unwrap()
     }
 
-    /// The next number in the order of things.
-    pub(crate) fn order(&self) -> u64 {
+    /// A process invalidates an account, or all of them.
+    pub(crate) fn note_invalidation(&self, process: usize, account: Option<&str>) {
         let mut state = self.state();
-        state.order += 1;
-        state.order
+        let order = state.next();
+        match account {
+            Some(account) => state.invalidated.insert((process, account.to_owned()), order),
+            None => state.invalidated_all.insert(process, order),
+        };
+    }
+
+    /// When the account was last invalidated in the process, by request or by a denial.
+    pub(crate) fn invalidated(&self, process: usize, account: &str) -> u64 {
+        self.state().invalidated(process, account)
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -86,7 +112,7 @@ impl World {
         self.state().calls.len()
     }
 
-    /// The last denial that a process heard for an account.
+    /// The last denial that counts for a process and an account.
     pub(crate) fn denial(&self, process: usize, account: &str) -> Option<(u64, Moment)> {
         self.state().denials.get(&(process, account.to_owned())).copied()
     }
@@ -116,8 +142,7 @@ impl World {
         let sent = self.clock.now();
         let (index, answer) = {
             let mut state = self.state();
-            state.order += 1;
-            let order = state.order;
+            let order = state.next();
             state.calls.push(Call { process, account: account.clone(), kek, sent, order, answer: None });
             let index = state.calls.len() - 1;
             let (send, answer) = oneshot::channel();
@@ -132,9 +157,8 @@ impl World {
         let mut state = self.state();
         let mood = state.moods.get(&account).copied().unwrap_or_default();
         state.calls[index].answer = Some(mood);
-        if mood == Mood::Denied {
-            state.order += 1;
-            let order = state.order;
+        if mood == Mood::Denied && state.calls[index].order > state.invalidated(process, &account) {
+            let order = state.next();
             state.denials.insert((process, account), (order, self.clock.now()));
         }
         mood
