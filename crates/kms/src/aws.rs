@@ -100,7 +100,8 @@ impl AwsKmsRootKey {
             // Credentials are fetched within the operation; this bounds that too.
             .operation_timeout(attempt_timeout.saturating_mul(2))
             .build();
-        let config = client.config().to_builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
+        let config =
+            client.config().to_builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
         let client = Client::from_conf(config);
         let arn = match KeyArn::parse(key) {
             Some(arn) => arn,
@@ -241,7 +242,11 @@ impl RootKey for AwsKmsRootKey {
         let answer = request.send().await.map_err(|error| classify(operation, &self.arn_text, &error))?;
         self.check_key(operation, answer.key_id())?;
         if !answer.source_key_id().and_then(KeyArn::parse).is_some_and(|answered| answered.is_same_key(&source)) {
-            return Err(nonsense(operation, &self.arn_text, "it names another source key than the one it was asked for"));
+            return Err(nonsense(
+                operation,
+                &self.arn_text,
+                "it names another source key than the one it was asked for",
+            ));
         }
         wrapped(operation, &self.arn_text, answer.ciphertext_blob).map(Some)
     }

@@ -115,7 +115,8 @@ impl GcpKmsRootKey {
     /// # Errors
     /// [`OpenRootError`] if the name, the endpoint or the credentials are not there or not usable.
     pub async fn open(config: GcpKmsConfig) -> Result<Self, OpenRootError> {
-        let id = RootKeyId::new(&format!("gcp-kms:{}", config.key)).map_err(|_| GCP.malformed("the name is too long"))?;
+        let id =
+            RootKeyId::new(&format!("gcp-kms:{}", config.key)).map_err(|_| GCP.malformed("the name is too long"))?;
         let parts = config.into_parts().await?;
         let url = |method: &str| {
             let url = parts.endpoint.join(&format!("/v1/{}:{method}", parts.key));
@@ -127,14 +128,20 @@ impl GcpKmsRootKey {
     }
 
     /// One request with a token, and once more with another if the first has ended.
-    async fn call(&self, operation: Operation, url: &Url, body: &impl Serialize, len: usize) -> Result<Answer, RootKeyError> {
+    async fn call(
+        &self,
+        operation: Operation,
+        url: &Url,
+        body: &impl Serialize,
+        len: usize,
+    ) -> Result<Answer, RootKeyError> {
         let token = self.tokens.get().await?;
         let mut answer = self.send(url, body, len, token.as_ref()).await?;
-        if answer.status == 401 {
-            if let Some(token) = &token {
-                let other = self.tokens.replace(token).await?;
-                answer = self.send(url, body, len, Some(&other)).await?;
-            }
+        if answer.status == 401
+            && let Some(token) = &token
+        {
+            let other = self.tokens.replace(token).await?;
+            answer = self.send(url, body, len, Some(&other)).await?;
         }
         if answer.is_success() { Ok(answer) } else { Err(classify(operation, &self.name, &answer)) }
     }

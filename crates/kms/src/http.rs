@@ -89,7 +89,10 @@ impl Http {
     fn failed(&self, error: reqwest::Error) -> RootKeyError {
         let service = self.service;
         let message = if error.is_timeout() {
-            format!("{service} did not answer within {} ms: check the network, then timeout_ms", self.timeout.as_millis())
+            format!(
+                "{service} did not answer within {} ms: check the network, then timeout_ms",
+                self.timeout.as_millis()
+            )
         } else if error.is_connect() {
             format!("{service} cannot be reached: check the address, the network and the server's certificate")
         } else {

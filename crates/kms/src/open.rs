@@ -96,10 +96,9 @@ async fn open_local(path: String) -> Result<Arc<dyn RootKey>, OpenRootError> {
     // The disk may be a slow one, and other tasks should not wait for it.
     match tokio::task::spawn_blocking(open).await {
         Ok(opened) => Ok(opened?),
-        Err(stopped) => Err(OpenRootError::Unusable {
-            what: "the key file was not read".into(),
-            source: Some(Arc::new(stopped)),
-        }),
+        Err(stopped) => {
+            Err(OpenRootError::Unusable { what: "the key file was not read".into(), source: Some(Arc::new(stopped)) })
+        }
     }
 }
 
@@ -137,8 +136,10 @@ pub enum OpenRootError {
         example: &'static str,
     },
     /// A secret in a URI would stand in settings files, process lists and logs.
-    #[error("a URI must not hold secrets: take `{parameter}` out of it, and give {service} its credentials by \
-             environment or file (docs/kms.md)")]
+    #[error(
+        "a URI must not hold secrets: take `{parameter}` out of it, and give {service} its credentials by \
+             environment or file (docs/kms.md)"
+    )]
     SecretInUri {
         /// Which parameter.
         parameter: &'static str,

@@ -165,7 +165,9 @@ mod tests {
             assert!(matches!(error, OpenRootError::UnknownScheme));
             assert!(!error.to_string().contains("hunter2"));
         }
-        for text in ["aws-kms:k?a=%", "aws-kms:k?a=%zz", "aws-kms:k?a=%ff", "gcp-kms:k?a", "gcp-kms:k?a=1&a=2", "aws-kms:a b"] {
+        for text in
+            ["aws-kms:k?a=%", "aws-kms:k?a=%zz", "aws-kms:k?a=%ff", "gcp-kms:k?a", "gcp-kms:k?a=1&a=2", "aws-kms:a b"]
+        {
             let message = Uri::parse(text).unwrap_err().to_string();
             assert!(message.contains("as in") && !message.contains('\n'), "{message}");
         }

@@ -31,8 +31,9 @@ use crate::{
 /// A key of the transit engine of HashiCorp Vault or OpenBao.
 ///
 /// The key must be a *derived* one (`bao write transit/keys/NAME derived=true`): the [`RootContext`] is the context that its
-/// working keys are derived with. For any other key Vault takes a context and ignores it, so this is asked once, by an
-/// `encrypt` without a context that has to fail, and a key that is not derived is refused.
+/// working keys are derived with. For any other key Vault takes a context and ignores it, so this is asked once, by a
+/// `datakey` without a context that has to fail, and a key that is not derived is refused. (Not by `encrypt`, which makes a
+/// key that is missing, if the policy has `create`.)
 ///
 /// Each method is one request (`datakey/plaintext`, `encrypt`, `decrypt`, `rewrap`), and now and then one more: that question,
 /// a login, a token's renewal, and after a refusal one that asks whether the token or the policy was at fault; a token that
@@ -113,7 +114,8 @@ impl VaultTransitRootKey {
     pub async fn open(config: VaultTransitConfig) -> Result<Self, OpenRootError> {
         let id = RootKeyId::new(&config.id()).map_err(|_| VAULT.malformed("its names are too long"))?;
         let parts = config.into_parts().await?;
-        let mount = parts.api.join(&format!("{}/", parts.mount)).map_err(|_| VAULT.malformed("the mount is not a path"))?;
+        let mount =
+            parts.api.join(&format!("{}/", parts.mount)).map_err(|_| VAULT.malformed("the mount is not a path"))?;
         Ok(Self {
             id,
             login: Login::new(parts.http.clone(), parts.api, parts.namespace, parts.credentials),
@@ -134,10 +136,10 @@ impl VaultTransitRootKey {
         if answer.is_success() { Ok(answer) } else { Err(classify(operation, &self.key, &answer)) }
     }
 
-    /// A derived key encrypts nothing without a context; Vault lets any other key ignore ours.
+    /// A derived key does nothing without a context; Vault lets any other key ignore ours.
     async fn check_derived(&self) -> Result<(), RootKeyError> {
-        let operation = Operation::Encrypt;
-        let request = Request { plaintext: Some("AA=="), ..Request::EMPTY };
+        let operation = Operation::DataKey;
+        let request = Request { bits: Some(256), ..Request::EMPTY };
         let answer = self.authorised(operation, &request).await?;
         if answer.is_success() {
             return Err(RootKeyError::denied(format!(

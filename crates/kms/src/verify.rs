@@ -118,7 +118,7 @@ fn needs(id: &str, step: VerifyStep) -> String {
             };
             let (mount, name) = key.rsplit_once("/keys/").unwrap_or(("MOUNT", "NAME"));
             let mount = mount.rsplit_once('@').map_or(mount, |(_, mount)| mount);
-            format!("the capability \"update\" on {mount}/{verb}/{name} and on {mount}/encrypt/{name}")
+            format!("the capability \"update\" on {mount}/{verb}/{name} and on {mount}/datakey/plaintext/{name}")
         }
         "gcp-kms" => {
             let permission = match step {

@@ -63,7 +63,8 @@ impl fmt::Display for KeyArn {
 /// The region in the ARN of a key or an alias.
 pub(super) fn region_of(arn: &str) -> Option<&str> {
     let (_, region, _, resource) = parts(arn)?;
-    let names_one = resource.strip_prefix("key/").or_else(|| resource.strip_prefix("alias/")).is_some_and(|name| !name.is_empty());
+    let names_one =
+        resource.strip_prefix("key/").or_else(|| resource.strip_prefix("alias/")).is_some_and(|name| !name.is_empty());
     (names_one && !region.is_empty() && region != ANY_REGION).then_some(region)
 }
 

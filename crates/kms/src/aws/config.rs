@@ -41,7 +41,8 @@ impl AwsKmsConfig {
     }
 
     fn check(&self) -> Result<(), OpenRootError> {
-        let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-".contains(&b));
+        let is_word =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-".contains(&b));
         let is_key = match self.key.strip_prefix("arn:") {
             Some(_) => KeyArn::parse(&self.key).is_some() || region_of(&self.key).is_some(),
             None => match self.key.strip_prefix("alias/") {
@@ -52,10 +53,10 @@ impl AwsKmsConfig {
         if !is_key {
             return Err(AWS.malformed("it is neither an ARN of a key or an alias, nor alias/NAME, nor a key id"));
         }
-        if let (Some(asked), Some(own)) = (&self.region, region_of(&self.key)) {
-            if asked != own {
-                return Err(AWS.malformed("the parameter region is another than the ARN's: leave it out"));
-            }
+        if let (Some(asked), Some(own)) = (&self.region, region_of(&self.key))
+            && asked != own
+        {
+            return Err(AWS.malformed("the parameter region is another than the ARN's: leave it out"));
         }
         let is_url = |url: &String| url.starts_with("https://") || url.starts_with("http://");
         if !self.endpoint.as_ref().is_none_or(is_url) {
@@ -80,8 +81,9 @@ impl AwsKmsConfig {
         let config = loader.load().await;
         if config.region().is_none() {
             return Err(OpenRootError::Unusable {
-                what: "no AWS region is configured: name the key by its ARN, add ?region=… to the URI, or set AWS_REGION"
-                    .into(),
+                what:
+                    "no AWS region is configured: name the key by its ARN, add ?region=… to the URI, or set AWS_REGION"
+                        .into(),
                 source: None,
             });
         }
@@ -108,7 +110,8 @@ mod tests {
         ] {
             assert_eq!(parse(&format!("aws-kms:{key}")).unwrap().key, key);
         }
-        let config = parse("aws-kms:alias/k?region=eu-west-1&endpoint=http://127.0.0.1:5000&profile=ops&timeout_ms=900");
+        let config =
+            parse("aws-kms:alias/k?region=eu-west-1&endpoint=http://127.0.0.1:5000&profile=ops&timeout_ms=900");
         let config = config.unwrap();
         assert_eq!((config.region.as_deref(), config.profile.as_deref()), (Some("eu-west-1"), Some("ops")));
         assert_eq!(config.endpoint.as_deref(), Some("http://127.0.0.1:5000"));

@@ -80,19 +80,38 @@ pub enum AwsErrorClass {
 pub fn class_of(code: &str, status: u16) -> AwsErrorClass {
     use AwsErrorClass as Class;
     match code {
-        "ThrottlingException" | "Throttling" | "ThrottledException" | "RequestThrottled" | "RequestThrottledException"
-        | "TooManyRequestsException" | "LimitExceededException" | "RequestLimitExceeded" | "SlowDown"
+        "ThrottlingException"
+        | "Throttling"
+        | "ThrottledException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "TooManyRequestsException"
+        | "LimitExceededException"
+        | "RequestLimitExceeded"
+        | "SlowDown"
         | "BandwidthLimitExceeded" => Class::Throttled,
         "AccessDeniedException" | "AccessDenied" | "OptInRequired" | "NotAuthorized" => Class::Forbidden,
         "DisabledException" | "KMSInvalidStateException" => Class::Unfit,
         "NotFoundException" => Class::NoKey,
-        "InvalidKeyUsageException" | "InvalidArnException" | "InvalidGrantTokenException"
-        | "UnsupportedOperationException" | "ValidationException" | "DryRunOperationException" => Class::Refused,
+        "InvalidKeyUsageException"
+        | "InvalidArnException"
+        | "InvalidGrantTokenException"
+        | "UnsupportedOperationException"
+        | "ValidationException"
+        | "DryRunOperationException" => Class::Refused,
         "IncorrectKeyException" | "InvalidCiphertextException" => Class::Rejected,
-        "ExpiredTokenException" | "ExpiredToken" | "UnrecognizedClientException" | "InvalidClientTokenId"
-        | "InvalidSignatureException" | "SignatureDoesNotMatch" | "IncompleteSignature"
-        | "IncompleteSignatureException" | "MissingAuthenticationToken" | "MissingAuthenticationTokenException"
-        | "InvalidAccessKeyId" | "AuthFailure" => Class::Credentials,
+        "ExpiredTokenException"
+        | "ExpiredToken"
+        | "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "SignatureDoesNotMatch"
+        | "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "InvalidAccessKeyId"
+        | "AuthFailure" => Class::Credentials,
         "RequestExpired" | "RequestTimeTooSkewed" => Class::Clock,
         _ if status == 429 => Class::Throttled,
         _ => Class::Down,
@@ -110,7 +129,14 @@ where
         SdkError::ServiceError(answer) => {
             let code = answer.err().code().unwrap_or_default();
             let status = answer.raw().status().as_u16();
-            of_answer(operation, key, &Told { code, status, message: answer.err().message(), request: error.request_id() })
+            if (200..300).contains(&status) {
+                return nonsense(operation, key, "it is not an answer of KMS: check the endpoint");
+            }
+            of_answer(
+                operation,
+                key,
+                &Told { code, status, message: answer.err().message(), request: error.request_id() },
+            )
         }
         SdkError::TimeoutError(_) => RootKeyError::unavailable(format!(
             "AWS KMS did not answer {operation:?} for {key} in time: check the network, then the attempt timeout"
@@ -150,9 +176,7 @@ fn of_answer(operation: Operation, key: &str, told: &Told<'_>) -> RootKeyError {
     // KMS's own words, for the classes in which they tell more than the code and cannot hold a part of the request.
     let source = told.message.map(Said::cause);
     match class_of(told.code, told.status) {
-        Class::Throttled => {
-            RootKeyError::Throttled { message: format!("AWS KMS asks to slow down {end}"), source }
-        }
+        Class::Throttled => RootKeyError::Throttled { message: format!("AWS KMS asks to slow down {end}"), source },
         Class::Forbidden => RootKeyError::Denied {
             message: format!(
                 "AWS does not allow {} on {key} to these credentials: grant it in the key's policy or by IAM, and check \
@@ -162,7 +186,9 @@ fn of_answer(operation: Operation, key: &str, told: &Told<'_>) -> RootKeyError {
             source,
         },
         Class::Unfit => RootKeyError::Denied {
-            message: format!("the AWS KMS key {key} is disabled, pending deletion or without material: enable it {end}"),
+            message: format!(
+                "the AWS KMS key {key} is disabled, pending deletion or without material: enable it {end}"
+            ),
             source,
         },
         Class::NoKey => RootKeyError::Denied {
@@ -175,12 +201,12 @@ fn of_answer(operation: Operation, key: &str, told: &Told<'_>) -> RootKeyError {
         },
         Class::Rejected if operation.takes_ciphertext() => RootKeyError::Rejected,
         // A wrong signature is told with the signed request, session token included: no source.
-        Class::Credentials => RootKeyError::unavailable(format!(
-            "the AWS credentials are missing, expired or wrong: renew them {end}"
-        )),
-        Class::Clock => RootKeyError::unavailable(format!(
-            "AWS finds the request's time wrong: set this machine's clock {end}"
-        )),
+        Class::Credentials => {
+            RootKeyError::unavailable(format!("the AWS credentials are missing, expired or wrong: renew them {end}"))
+        }
+        Class::Clock => {
+            RootKeyError::unavailable(format!("AWS finds the request's time wrong: set this machine's clock {end}"))
+        }
         Class::Rejected | Class::Down => {
             RootKeyError::Unavailable { message: format!("AWS KMS fails for {key}: try again later {end}"), source }
         }
@@ -206,9 +232,13 @@ mod tests {
         for code in ["ThrottlingException", "LimitExceededException", "RequestLimitExceeded"] {
             assert!(matches!(of(code, Operation::Decrypt), RootKeyError::Throttled { .. }), "{code}");
         }
-        for code in
-            ["AccessDeniedException", "DisabledException", "KMSInvalidStateException", "NotFoundException", "ValidationException"]
-        {
+        for code in [
+            "AccessDeniedException",
+            "DisabledException",
+            "KMSInvalidStateException",
+            "NotFoundException",
+            "ValidationException",
+        ] {
             assert!(matches!(of(code, Operation::Decrypt), RootKeyError::Denied { .. }), "{code}");
         }
         for code in ["IncorrectKeyException", "InvalidCiphertextException"] {
@@ -216,7 +246,14 @@ mod tests {
             assert!(matches!(of(code, Operation::ReEncrypt), RootKeyError::Rejected), "{code}");
             assert!(matches!(of(code, Operation::Encrypt), RootKeyError::Unavailable { .. }), "{code}");
         }
-        for code in ["ExpiredTokenException", "UnrecognizedClientException", "RequestExpired", "KMSInternalException", "", "New"] {
+        for code in [
+            "ExpiredTokenException",
+            "UnrecognizedClientException",
+            "RequestExpired",
+            "KMSInternalException",
+            "",
+            "New",
+        ] {
             assert!(matches!(of(code, Operation::Decrypt), RootKeyError::Unavailable { .. }), "{code}");
         }
         assert_eq!(class_of("", 429), AwsErrorClass::Throttled);

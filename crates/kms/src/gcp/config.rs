@@ -143,7 +143,8 @@ fn metadata() -> Result<Source, OpenRootError> {
     let host = std::env::var("GCE_METADATA_HOST").unwrap_or_else(|_| METADATA_HOST.into());
     // Plain HTTP by Google's design: the address is local to the machine's own network.
     let url = Url::parse(&format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token"));
-    let url = url.map_err(|_| OpenRootError::Unusable { what: "GCE_METADATA_HOST is not a host".into(), source: None })?;
+    let url =
+        url.map_err(|_| OpenRootError::Unusable { what: "GCE_METADATA_HOST is not a host".into(), source: None })?;
     Ok(Source::Metadata(url))
 }
 

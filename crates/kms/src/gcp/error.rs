@@ -65,10 +65,12 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
             "Google does not allow {} on {key}: grant roles/cloudkms.cryptoKeyEncrypterDecrypter on the key {end}",
             operation.permission()
         )),
-        ("NOT_FOUND", _) | (_, 404) => denied(format!("Cloud KMS knows no key {key}: check project, location and names {end}")),
-        ("FAILED_PRECONDITION", _) => {
-            denied(format!("the primary version of {key} is disabled or destroyed: enable it or make another primary {end}"))
+        ("NOT_FOUND", _) | (_, 404) => {
+            denied(format!("Cloud KMS knows no key {key}: check project, location and names {end}"))
         }
+        ("FAILED_PRECONDITION", _) => denied(format!(
+            "the primary version of {key} is disabled or destroyed: enable it or make another primary {end}"
+        )),
         (_, 400) if told.message.contains("crc32c") => {
             unavailable(format!("what was sent did not reach Cloud KMS unchanged: try again {end}"))
         }

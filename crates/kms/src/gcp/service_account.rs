@@ -2,11 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    rsa::KeyPair,
-    signature::RSA_PKCS1_SHA256,
-};
+use aws_lc_rs::{rand::SystemRandom, rsa::KeyPair, signature::RSA_PKCS1_SHA256};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::Url;
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
@@ -98,7 +94,8 @@ mod tests {
 
     fn file(key: &KeyPair, kind: &str, token_uri: &str) -> String {
         let der = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(key).unwrap();
-        let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
+        let pem =
+            format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
         json!({
             "type": kind, "client_email": "svc@acme.example", "private_key_id": "k1", "private_key": pem,
             "token_uri": token_uri,
@@ -109,7 +106,8 @@ mod tests {
     #[test]
     fn an_assertion_is_signed_by_the_key_in_the_file() {
         let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
-        let account = ServiceAccount::parse(file(&key, "service_account", "https://t.example/token").as_bytes()).unwrap();
+        let account =
+            ServiceAccount::parse(file(&key, "service_account", "https://t.example/token").as_bytes()).unwrap();
         let assertion = account.assertion(1_000).unwrap();
         let (signed, signature) = assertion.rsplit_once('.').unwrap();
         let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_key().as_ref());

@@ -115,10 +115,11 @@ impl Tokens {
         let now = Instant::now();
         let request = match &self.source {
             Source::ServiceAccount(account) => {
-                let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                let assertion = account
-                    .assertion(seconds)
-                    .ok_or_else(|| RootKeyError::unavailable("the service account's key signs nothing: make another"))?;
+                let seconds =
+                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                let assertion = account.assertion(seconds).ok_or_else(|| {
+                    RootKeyError::unavailable("the service account's key signs nothing: make another")
+                })?;
                 let form = format!(
                     "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={}",
                     *assertion

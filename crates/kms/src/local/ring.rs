@@ -95,11 +95,11 @@ impl LocalKeyRing {
             }
             keys.push(key);
         }
-        let primary = keys.iter().position(|key| fingerprint(key) == primary).ok_or_else(|| Error::Missing {
-            path: key_path(folder, &primary),
-        })?;
-        let id = RootKeyId::new(&format!("local:{first}")).expect("38 plain characters");
-        Ok(Self { id, folder: folder.into(), first, keys, primary })
+        let primary = keys
+            .iter()
+            .position(|key| fingerprint(key) == primary)
+            .ok_or_else(|| Error::Missing { path: key_path(folder, &primary) })?;
+        Ok(Self { id: id_of(&first), folder: folder.into(), first, keys, primary })
     }
 
     /// Makes a fresh key in the folder, which wraps nothing before [`make_primary`](Self::make_primary), and gives its
@@ -199,6 +199,10 @@ fn fingerprint(key: &LocalRootKey) -> String {
     format!("{:032x}", u128::from_be_bytes(key.fingerprint))
 }
 
+fn id_of(first: &str) -> RootKeyId {
+    RootKeyId::new(&format!("local:{first}")).expect("38 plain characters")
+}
+
 fn key_path(folder: &Path, fingerprint: &str) -> PathBuf {
     folder.join(format!("{fingerprint}.key"))
 }
@@ -244,7 +248,9 @@ fn read_ring(folder: &Path) -> Result<(String, String), Error> {
     };
     let names = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix('\n').unwrap_or(rest).split_once(':'));
     match names {
-        Some((first, primary)) if is_fingerprint(first) && is_fingerprint(primary) => Ok((first.into(), primary.into())),
+        Some((first, primary)) if is_fingerprint(first) && is_fingerprint(primary) => {
+            Ok((first.into(), primary.into()))
+        }
         _ => Err(Error::NotAKeyFile { path }),
     }
 }

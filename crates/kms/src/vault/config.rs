@@ -92,7 +92,8 @@ impl VaultTransitConfig {
             return Err(OpenRootError::SecretInUri { parameter: "user@", service: VAULT.service });
         }
         let path = url.path().trim_start_matches('/');
-        let (mount, key) = path.rsplit_once("/keys/").ok_or_else(|| VAULT.malformed("its path is not MOUNT/keys/NAME"))?;
+        let (mount, key) =
+            path.rsplit_once("/keys/").ok_or_else(|| VAULT.malformed("its path is not MOUNT/keys/NAME"))?;
         let auth = match uri.take("auth").as_deref() {
             None | Some("token") => match uri.take("token_file") {
                 Some(file) => VaultAuth::TokenFile(file.into()),
@@ -101,7 +102,9 @@ impl VaultTransitConfig {
             Some("approle") => VaultAuth::AppRole {
                 mount: uri.take("approle_mount").unwrap_or_else(|| "approle".into()),
                 role_id: uri.take("role_id").ok_or_else(|| VAULT.malformed("auth=approle needs role_id"))?,
-                secret_id: uri.take("secret_id_file").map_or(VaultSecret::Environment, |file| VaultSecret::File(file.into())),
+                secret_id: uri
+                    .take("secret_id_file")
+                    .map_or(VaultSecret::Environment, |file| VaultSecret::File(file.into())),
             },
             Some(_) => return Err(VAULT.malformed("auth is token or approle")),
         };
@@ -134,10 +137,10 @@ impl VaultTransitConfig {
         if !self.namespace.as_deref().is_none_or(is_path) || !self.cluster.as_deref().is_none_or(is_name) {
             return Err(VAULT.malformed("namespace and cluster are made of letters, digits and . _ -"));
         }
-        if let VaultAuth::AppRole { mount, .. } = &self.auth {
-            if !is_path(mount) {
-                return Err(VAULT.malformed("approle_mount is made of letters, digits and . _ -"));
-            }
+        if let VaultAuth::AppRole { mount, .. } = &self.auth
+            && !is_path(mount)
+        {
+            return Err(VAULT.malformed("approle_mount is made of letters, digits and . _ -"));
         }
         let url = Url::parse(&self.address).map_err(|_| VAULT.malformed("the address is not a URL"))?;
         match url.scheme() {
@@ -196,7 +199,9 @@ fn variable(names: [&str; 2]) -> Option<Zeroizing<String>> {
 
 fn home_token() -> Result<PathBuf, OpenRootError> {
     let path = std::env::home_dir().map(|home| home.join(".vault-token")).filter(|path| path.exists());
-    path.ok_or_else(|| unusable("there is no Vault token: set VAULT_TOKEN, or add token_file or auth=approle to the URI"))
+    path.ok_or_else(|| {
+        unusable("there is no Vault token: set VAULT_TOKEN, or add token_file or auth=approle to the URI")
+    })
 }
 
 fn unusable(what: &str) -> OpenRootError {
@@ -213,12 +218,15 @@ mod tests {
 
     #[test]
     fn a_uri_names_address_mount_and_key() {
-        let config = parse("vault-transit:https://vault.example:8200/infra/transit/keys/k1?namespace=team/a/&cluster=eu").unwrap();
+        let config =
+            parse("vault-transit:https://vault.example:8200/infra/transit/keys/k1?namespace=team/a/&cluster=eu")
+                .unwrap();
         assert_eq!(config.address, "https://vault.example:8200");
         assert_eq!((config.mount.as_str(), config.key.as_str()), ("infra/transit", "k1"));
         assert_eq!(config.id(), "vault-transit:eu@team/a/infra/transit/keys/k1");
         assert!(matches!(config.auth, VaultAuth::Environment));
-        let config = parse("vault-transit:http://127.0.0.1:8200/transit/keys/k?auth=approle&role_id=r&secret_id_file=/s");
+        let config =
+            parse("vault-transit:http://127.0.0.1:8200/transit/keys/k?auth=approle&role_id=r&secret_id_file=/s");
         assert!(matches!(config.unwrap().auth, VaultAuth::AppRole { secret_id: VaultSecret::File(_), .. }));
     }
 

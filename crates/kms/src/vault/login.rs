@@ -135,29 +135,29 @@ impl Login {
     ///
     /// # Errors
     /// [`RootKeyError::Unavailable`] if there is no other.
-    pub(super) async fn replace(&self, refused: &Arc<Token>) -> Result<Option<Arc<Token>>, RootKeyError> {
+    pub(super) async fn replace(&self, used: &Arc<Token>) -> Result<Option<Arc<Token>>, RootKeyError> {
         let _turn = self.turn.lock().await;
-        if let Some(token) = self.current().filter(|token| !Arc::ptr_eq(token, refused)) {
+        if let Some(token) = self.current().filter(|token| !Arc::ptr_eq(token, used)) {
             return Ok(Some(token));
         }
         let now = Instant::now();
         let known_good = lock(&self.known_good).clone();
-        if known_good.is_some_and(|(token, at)| Arc::ptr_eq(&token, refused) && now < at + KNOWN_GOOD_FOR) {
+        if known_good.is_some_and(|(token, at)| Arc::ptr_eq(&token, used) && now < at + KNOWN_GOOD_FOR) {
             return Ok(None);
         }
-        let answer = self.look_up(refused).await?;
+        let answer = self.look_up(used).await?;
         if answer.is_success() {
-            *lock(&self.known_good) = Some((Arc::clone(refused), now));
+            *lock(&self.known_good) = Some((Arc::clone(used), now));
             return Ok(None);
         }
         if answer.status != 403 {
-            return Err(self.refused("whether the token is good could not be asked", &answer));
+            return Err(refused("whether the token is good could not be asked", &answer));
         }
         match &self.credentials {
             Credentials::Token(_) => Err(ended("give another by VAULT_TOKEN, a token file or an AppRole")),
             Credentials::TokenFile(path) => {
                 let text = self.read_token(path).await?;
-                if *text == *refused.text {
+                if *text == *used.text {
                     return Err(ended(&format!("put another into {}", path.display())));
                 }
                 self.keep(text, None).map(Some)
@@ -198,13 +198,18 @@ impl Login {
         let secret_id = match secret_id {
             VaultSecret::Value(value) => Zeroizing::new(value.expose_secret().to_owned()),
             VaultSecret::File(path) => self.read_token(path).await?,
-            VaultSecret::Environment => return Err(RootKeyError::unavailable("there is no secret id: set VAULT_SECRET_ID")),
+            VaultSecret::Environment => {
+                return Err(RootKeyError::unavailable("there is no secret id: set VAULT_SECRET_ID"));
+            }
         };
         let body = AppRoleLogin { role_id, secret_id: &secret_id };
         let request = self.in_namespace(self.http.post(self.url(&format!("auth/{mount}/login"))));
         let answer = self.http.send(with_json(request, &body, 128 + role_id.len() + secret_id.len())).await?;
         if !answer.is_success() {
-            return Err(self.refused("the AppRole login failed: check role_id, secret_id and its uses and time left", &answer));
+            return Err(refused(
+                "the AppRole login failed: check role_id, secret_id and its uses and time left",
+                &answer,
+            ));
         }
         let granted: Granted = self.http.parse(&answer)?;
         let lease = Lease::new(now, granted.auth.lease_duration, granted.auth.renewable);
@@ -222,7 +227,7 @@ impl Login {
         } else if answer.status == 403 {
             None // a policy may forbid the question; the token's use will tell
         } else {
-            return Err(self.refused("the token could not be looked up", &answer));
+            return Err(refused("the token could not be looked up", &answer));
         };
         self.keep(token.text, lease)
     }
@@ -234,7 +239,8 @@ impl Login {
         }
         // The next try after a quarter of what is left, and not with every call.
         let now = Instant::now();
-        let lasts = token.lasts.map(|lease| Lease { due: now + lease.end().saturating_duration_since(now) / 4, ..lease });
+        let lasts =
+            token.lasts.map(|lease| Lease { due: now + lease.end().saturating_duration_since(now) / 4, ..lease });
         let later = Arc::new(Token { header: token.header.clone(), text: token.text.clone(), lasts });
         *lock(&self.current) = Some(Arc::clone(&later));
         later
@@ -271,7 +277,8 @@ impl Login {
     }
 
     async fn read_token(&self, path: &std::path::Path) -> Result<Zeroizing<String>, RootKeyError> {
-        let unusable = |why: &str| RootKeyError::unavailable(format!("Vault's credentials in {}: {why}", path.display()));
+        let unusable =
+            |why: &str| RootKeyError::unavailable(format!("Vault's credentials in {}: {why}", path.display()));
         let bytes = read_file("the token file", path).await.map_err(|error| RootKeyError::Unavailable {
             message: "Vault's credentials cannot be read".into(),
             source: Some(Said::cause(&error.to_string())),
@@ -282,14 +289,14 @@ impl Login {
         }
         Ok(Zeroizing::new(text.to_owned()))
     }
+}
 
-    /// Why there is no token: never *denied*, since that is for what the key's policy says.
-    fn refused(&self, what: &str, answer: &Answer) -> RootKeyError {
-        match answer.status {
-            429 => RootKeyError::throttled("Vault's rate limit quota is used up (login)"),
-            503 => RootKeyError::unavailable("Vault is sealed or has no active node: unseal it (login)"),
-            status => RootKeyError::unavailable(format!("{what} (status {status})")),
-        }
+/// Why there is no token: never *denied*, since that is for what the key's policy says.
+fn refused(what: &str, answer: &Answer) -> RootKeyError {
+    match answer.status {
+        429 => RootKeyError::throttled("Vault's rate limit quota is used up (login)"),
+        503 => RootKeyError::unavailable("Vault is sealed or has no active node: unseal it (login)"),
+        status => RootKeyError::unavailable(format!("{what} (status {status})")),
     }
 }
 

@@ -23,7 +23,9 @@ use crate::{
 const PATIENT: Duration = Duration::from_secs(20);
 
 pub(crate) fn moto() -> Server {
-    Server::start(&installed("moto_server"), |port, _| ["-H", "127.0.0.1", "-p", &port.to_string()].map(String::from).into())
+    Server::start(&installed("moto_server"), |port, _| {
+        ["-H", "127.0.0.1", "-p", &port.to_string()].map(String::from).into()
+    })
 }
 
 /// A client that does not look at this machine's AWS configuration.

@@ -73,7 +73,9 @@ async fn a_multi_region_key_may_answer_from_another_region_by_the_same_id() {
     assert_eq!(root.id().as_str(), "aws-kms:arn:aws:kms:*:111122223333:key/mrk-1234abcd");
     proxy.set(Fault::Answer(200, data_key("arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd")));
     root.generate_key(&RootContext::none()).await.unwrap();
-    for other in ["arn:aws:kms:us-east-1:111122223333:key/mrk-other", "arn:aws:kms:us-east-1:444455556666:key/mrk-1234abcd"] {
+    for other in
+        ["arn:aws:kms:us-east-1:111122223333:key/mrk-other", "arn:aws:kms:us-east-1:444455556666:key/mrk-1234abcd"]
+    {
         proxy.set(Fault::Answer(200, data_key(other)));
         assert_eq!(verdict::of(root.generate_key(&RootContext::none()).await).0, "unavailable", "{other}");
     }

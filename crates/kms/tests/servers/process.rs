@@ -22,7 +22,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `program` with the arguments for a port and waits until something listens there.
     pub(crate) fn start(program: &Path, arguments: impl Fn(u16, &Path) -> Vec<String>) -> Self {
-        assert!(program.exists(), "{program:?} is not installed: `cargo xtask test` does it");
+        assert!(program.exists(), "{} is not installed: `cargo xtask test` does it", program.display());
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let log = File::create(folder.path().join("log")).unwrap();

@@ -3,10 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -36,7 +33,8 @@ pub(crate) enum Fault {
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     fault: Arc<Mutex<Fault>>,
-    requests: Arc<AtomicU64>,
+    /// First lines of the requests that arrived.
+    requests: Arc<Mutex<Vec<String>>>,
     listener: JoinHandle<()>,
 }
 
@@ -45,7 +43,7 @@ impl Proxy {
     pub(crate) async fn start(upstream: Option<u16>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (fault, requests) = (Arc::new(Mutex::new(Fault::None)), Arc::new(AtomicU64::new(0)));
+        let (fault, requests) = (Arc::new(Mutex::new(Fault::None)), Arc::<Mutex<Vec<String>>>::default());
         let (shared, counter) = (Arc::clone(&fault), Arc::clone(&requests));
         let listener = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -60,8 +58,14 @@ impl Proxy {
     }
 
     /// Requests that arrived.
-    pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst)
+    pub(crate) fn requests(&self) -> usize {
+        self.requests_for("")
+    }
+
+    /// Requests that arrived and have this in their first line.
+    pub(crate) fn requests_for(&self, path: &str) -> usize {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.iter().filter(|line| line.contains(path)).count()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -75,9 +79,15 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(mut client: TcpStream, upstream: Option<u16>, fault: Arc<Mutex<Fault>>, requests: Arc<AtomicU64>) {
+async fn serve(
+    mut client: TcpStream,
+    upstream: Option<u16>,
+    fault: Arc<Mutex<Fault>>,
+    requests: Arc<Mutex<Vec<String>>>,
+) {
     while let Ok(request) = read_message(&mut client).await {
-        requests.fetch_add(1, Ordering::SeqCst);
+        let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
+        requests.lock().unwrap().push(line);
         let fault = fault.lock().unwrap().clone();
         let answer = match fault {
             Fault::Answer(status, body) => canned(status, &body),
