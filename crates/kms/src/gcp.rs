@@ -123,7 +123,7 @@ impl GcpKmsRootKey {
             url.map_err(|_| GCP.malformed("the endpoint is not a URL"))
         };
         let (encrypt, decrypt) = (url("encrypt")?, url("decrypt")?);
-        let tokens = Tokens::new(parts.http.clone(), parts.source);
+        let tokens = Tokens::new(parts.token_http, parts.source);
         Ok(Self { id, http: parts.http, tokens, name: parts.key, encrypt, decrypt })
     }
 

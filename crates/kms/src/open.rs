@@ -15,7 +15,7 @@ use crate::{
 /// |---|---|---|
 /// | `local:PATH` | a key file, or a folder of them: [`LocalRootKey`], [`LocalKeyRing`] | |
 /// | `aws-kms:arn:aws:kms:REGION:ACCOUNT:key/ID`, `aws-kms:alias/NAME`, `aws-kms:ID` | AWS KMS | `aws` |
-/// | `vault-transit:https://HOST:PORT/MOUNT/keys/NAME` | Vault or OpenBao, transit engine | `vault` |
+/// | `vault-transit:https://vault.example:8200/MOUNT/keys/NAME` | Vault or OpenBao, transit engine | `vault` |
 /// | `gcp-kms:projects/P/locations/L/keyRings/R/cryptoKeys/K` | Google Cloud KMS | `gcp` |
 ///
 /// All but `local` take `?timeout_ms=N`, the longest that one attempt may take (50 to 60,000; 3,000 unless given), and

@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn secrets_in_a_uri_are_refused_and_not_repeated() {
-        for text in ["vault-transit:https://v/t/keys/k?token=hunter2", "aws-kms:k?Secret_Access_Key=hunter2"] {
+        for text in ["vault-transit:https://v.example/t/keys/k?token=hunter2", "aws-kms:k?Secret_Access_Key=hunter2"] {
             let error = Uri::parse(text).unwrap_err();
             assert!(matches!(error, OpenRootError::SecretInUri { .. }));
             assert!(!format!("{error} {error:?}").contains("hunter2"));

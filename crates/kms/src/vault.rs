@@ -59,7 +59,7 @@ pub struct VaultTransitRootKey {
     id: RootKeyId,
     http: Http,
     login: Login,
-    /// `https://host:8200/v1/transit/`
+    /// `https://vault.example:8200/v1/transit/`
     mount: Url,
     key: String,
     is_known_derived: AtomicBool,

@@ -128,7 +128,7 @@ mod tests {
             "aws-kms:arn:aws:kms:eu-west-1:111122223333:grant/x",
             "aws-kms:arn:aws:kms::111122223333:key/x",
             "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/x?region=us-east-1",
-            "aws-kms:alias/k?endpoint=ftp://x",
+            "aws-kms:alias/k?endpoint=ftp://kms.example",
             "aws-kms:alias/k?regoin=eu-west-1",
         ] {
             assert!(matches!(parse(text), Err(OpenRootError::Malformed { .. })), "{text}");

@@ -58,6 +58,8 @@ pub(super) struct Parts {
     pub(super) endpoint: Url,
     pub(super) key: String,
     pub(super) source: Source,
+    /// The client for tokens.
+    pub(super) token_http: Http,
 }
 
 impl GcpKmsConfig {
@@ -128,7 +130,12 @@ impl GcpKmsConfig {
                 _ => metadata()?,
             },
         };
-        Ok(Parts { http, endpoint, key: self.key, source })
+        let token_http = match source {
+            // Never through a proxy: it would see the token, and knows another machine under that name.
+            Source::Metadata(_) => Http::new("the metadata server", self.attempt_timeout, None, true)?,
+            _ => http.clone(),
+        };
+        Ok(Parts { http, endpoint, key: self.key, source, token_http })
     }
 }
 

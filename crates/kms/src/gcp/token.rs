@@ -45,6 +45,8 @@ pub(super) struct Tokens {
     current: Mutex<Option<Arc<AccessToken>>>,
     /// Held by whoever gets a token, so that one does for all.
     turn: AsyncMutex<()>,
+    /// When a token could last not be got, and why: an answer for all who waited meanwhile.
+    failure: Mutex<Option<(Instant, RootKeyError)>>,
 }
 
 #[derive(Deserialize)]
@@ -55,7 +57,7 @@ struct Granted {
 
 impl Tokens {
     pub(super) fn new(http: Http, source: Source) -> Self {
-        Self { http, source, current: Mutex::default(), turn: AsyncMutex::default() }
+        Self { http, source, current: Mutex::default(), turn: AsyncMutex::default(), failure: Mutex::default() }
     }
 
     /// A token that should be good; `None` where none is needed.
@@ -86,19 +88,23 @@ impl Tokens {
     }
 
     async fn another_than(&self, old: Option<&Arc<AccessToken>>) -> Result<Arc<AccessToken>, RootKeyError> {
+        let began = Instant::now();
         let _turn = self.turn.lock().await;
-        match self.current() {
-            Some(token) if !old.is_some_and(|old| Arc::ptr_eq(old, &token)) => Ok(token), // got while this waited
-            _ => self.fetch().await,
+        if let Some(token) = self.current().filter(|token| !old.is_some_and(|old| Arc::ptr_eq(old, token))) {
+            return Ok(token); // got while this waited
         }
+        if let Some((_, error)) = lock(&self.failure).as_ref().filter(|(at, _)| *at >= began) {
+            return Err(error.clone());
+        }
+        let outcome = self.fetch().await;
+        if let Err(error) = &outcome {
+            *lock(&self.failure) = Some((Instant::now(), error.clone()));
+        }
+        outcome
     }
 
     fn current(&self) -> Option<Arc<AccessToken>> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<AccessToken>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current).clone()
     }
 
     /// The same token, with the next try after a quarter of what is left, and not with every call.
@@ -106,7 +112,7 @@ impl Tokens {
         let now = Instant::now();
         let due = now + token.end.saturating_duration_since(now) / 4;
         let later = Arc::new(AccessToken { header: token.header.clone(), due, end: token.end });
-        *self.lock() = Some(Arc::clone(&later));
+        *lock(&self.current) = Some(Arc::clone(&later));
         later
     }
 
@@ -147,7 +153,11 @@ impl Tokens {
         header.set_sensitive(true);
         let span = Duration::from_secs(granted.expires_in.min(24 * 3600));
         let token = Arc::new(AccessToken { header, due: now + span * 2 / 3, end: now + span });
-        *self.lock() = Some(Arc::clone(&token));
+        *lock(&self.current) = Some(Arc::clone(&token));
         Ok(token)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

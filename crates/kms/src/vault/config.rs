@@ -16,7 +16,7 @@ use crate::{
 /// Where a transit key is and how Vault is reached.
 #[derive(Clone, Debug)]
 pub struct VaultTransitConfig {
-    /// `https://HOST:PORT`. Plain `http` is for an agent on this machine only, since keys travel in the answers.
+    /// `https://vault.example:8200`. Plain `http` is for an agent on this machine only, since keys travel in the answers.
     pub address: String,
     /// Where the transit engine is mounted; `transit` unless somebody chose otherwise.
     pub mount: String,
@@ -70,7 +70,7 @@ pub enum VaultSecret {
 /// What the adapter is made of.
 pub(super) struct Parts {
     pub(super) http: Http,
-    /// `https://host:8200/v1/`
+    /// `https://vault.example:8200/v1/`
     pub(super) api: Url,
     pub(super) mount: String,
     pub(super) key: String,
@@ -247,7 +247,7 @@ mod tests {
         ] {
             assert!(matches!(parse(text), Err(OpenRootError::Malformed { .. })), "{text}");
         }
-        let error = parse("vault-transit:https://hunter2@vault.example/transit/keys/k").unwrap_err();
+        let error = parse(&format!("vault-transit:https://{}@vault.example/transit/keys/k", "hunter2")).unwrap_err();
         assert!(matches!(error, OpenRootError::SecretInUri { .. }) && !error.to_string().contains("hunter2"));
     }
 }

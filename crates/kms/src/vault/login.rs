@@ -23,6 +23,9 @@ use crate::{
 /// How long a token that was found good is not asked about again, however often Vault refuses what it is used for.
 const KNOWN_GOOD_FOR: Duration = Duration::from_secs(1);
 
+/// Seconds in ten years, which nobody waits for: what an answer claims beyond that must not overflow.
+const LONGEST_LEASE: u64 = 10 * 365 * 24 * 3600;
+
 /// How to get a token.
 pub(super) enum Credentials {
     Token(Zeroizing<String>),
@@ -49,7 +52,7 @@ struct Lease {
 
 impl Lease {
     fn new(granted: Instant, seconds: u64, is_renewable: bool) -> Option<Self> {
-        let span = Duration::from_secs(seconds);
+        let span = Duration::from_secs(seconds.min(LONGEST_LEASE));
         // At two thirds there is time for several tries before the end.
         (seconds != 0).then(|| Self { granted, span, is_renewable, due: granted + span * 2 / 3 })
     }
@@ -69,6 +72,8 @@ pub(super) struct Login {
     turn: AsyncMutex<()>,
     /// Under [`turn`](Self::turn) only: the token that was last found good, and when.
     known_good: Mutex<Option<(Arc<Token>, Instant)>>,
+    /// When a token could last not be got, and why: an answer for all who waited meanwhile.
+    failure: Mutex<Option<(Instant, RootKeyError)>>,
 }
 
 #[derive(Deserialize)]
@@ -104,8 +109,16 @@ struct AppRoleLogin<'a> {
 
 impl Login {
     pub(super) fn new(http: Http, api: Url, namespace: Option<HeaderValue>, credentials: Credentials) -> Self {
-        let (current, turn, known_good) = (Mutex::default(), AsyncMutex::default(), Mutex::default());
-        Self { http, api, namespace, credentials, current, turn, known_good }
+        Self {
+            http,
+            api,
+            namespace,
+            credentials,
+            current: Mutex::default(),
+            turn: AsyncMutex::default(),
+            known_good: Mutex::default(),
+            failure: Mutex::default(),
+        }
     }
 
     /// A token that should be good. Costs nothing but for the first, and when one is to be renewed.
@@ -125,7 +138,10 @@ impl Login {
                 match self.current() {
                     // Got while this waited.
                     Some(token) if !stale.is_some_and(|stale| Arc::ptr_eq(&stale, &token)) => Ok(token),
-                    _ => self.log_in().await,
+                    _ => match self.failure_since(now) {
+                        Some(error) => Err(error),
+                        None => self.noted(self.log_in().await),
+                    },
                 }
             }
         }
@@ -136,10 +152,19 @@ impl Login {
     /// # Errors
     /// [`RootKeyError::Unavailable`] if there is no other.
     pub(super) async fn replace(&self, used: &Arc<Token>) -> Result<Option<Arc<Token>>, RootKeyError> {
+        let began = Instant::now();
         let _turn = self.turn.lock().await;
         if let Some(token) = self.current().filter(|token| !Arc::ptr_eq(token, used)) {
             return Ok(Some(token));
         }
+        if let Some(error) = self.failure_since(began) {
+            return Err(error);
+        }
+        self.noted(self.replace_now(used).await)
+    }
+
+    /// Under the turn.
+    async fn replace_now(&self, used: &Arc<Token>) -> Result<Option<Arc<Token>>, RootKeyError> {
         let now = Instant::now();
         let known_good = lock(&self.known_good).clone();
         if known_good.is_some_and(|(token, at)| Arc::ptr_eq(&token, used) && now < at + KNOWN_GOOD_FOR) {
@@ -164,6 +189,18 @@ impl Login {
             }
             Credentials::AppRole { .. } => self.log_in().await.map(Some),
         }
+    }
+
+    fn failure_since(&self, began: Instant) -> Option<RootKeyError> {
+        lock(&self.failure).as_ref().filter(|(at, _)| *at >= began).map(|(_, error)| error.clone())
+    }
+
+    /// Under the turn: remembers a failure.
+    fn noted<T>(&self, outcome: Result<T, RootKeyError>) -> Result<T, RootKeyError> {
+        if let Err(error) = &outcome {
+            *lock(&self.failure) = Some((Instant::now(), error.clone()));
+        }
+        outcome
     }
 
     /// The header that shows the token, and the one that names the namespace.

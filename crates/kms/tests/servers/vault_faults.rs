@@ -2,11 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use keystrata_hierarchy::{RootContext, RootKey};
-use keystrata_kms::{OpenRootError, VaultTransitConfig, VaultTransitRootKey};
+use keystrata_kms::{OpenRootError, VaultAuth, VaultSecret, VaultTransitConfig, VaultTransitRootKey};
+use secrecy::SecretString;
+use tokio::task::JoinSet;
 
 use crate::{
     process::{Server, bao, free_port},
@@ -46,6 +49,26 @@ async fn each_fault_is_a_class_and_one_request() {
     let (class, message) = verdict::of(open(nobody).await.generate_key(&RootContext::none()).await);
     assert_eq!(class, "unavailable");
     assert!(message.contains("cannot be reached"), "{message}");
+}
+
+#[tokio::test]
+async fn a_login_that_fails_is_tried_once_for_all_who_wait() {
+    let proxy = Proxy::start(None).await;
+    proxy.set(Fault::Answer(400, r#"{"errors":["invalid role or secret ID"]}"#.into()));
+    let secret_id = VaultSecret::Value(SecretString::from("hunter2"));
+    let auth = VaultAuth::AppRole { mount: "approle".into(), role_id: "role".into(), secret_id };
+    let root = Arc::new(open(VaultTransitConfig { auth, ..config(&proxy.url(), "one") }).await);
+    let mut callers = JoinSet::new();
+    for _ in 0..64 {
+        let root = Arc::clone(&root);
+        callers.spawn(async move { root.generate_key(&RootContext::none()).await.map(drop) });
+    }
+    for outcome in callers.join_all().await {
+        let (class, message) = verdict::of(outcome);
+        assert_eq!(class, "unavailable");
+        assert!(message.contains("AppRole login"), "{message}");
+    }
+    assert_eq!(proxy.requests(), 1);
 }
 
 /// A server with a certificate by an authority of its own, and that authority's file.
