@@ -70,7 +70,7 @@ pub struct AwsKeyFacts {
     pub arn: String,
     /// `Enabled`, or what keeps it from being used, in KMS's words.
     pub state: String,
-    /// Whether it can encrypt and decrypt at all: not a signing key.
+    /// Whether it can encrypt and decrypt at all; `false` if KMS calls it a key for something else.
     pub encrypts: bool,
     /// Whether it is one of several, related keys in different regions.
     pub multi_region: bool,
@@ -154,7 +154,7 @@ async fn describe(client: &Client, key: &str) -> Result<AwsKeyFacts, RootKeyErro
     Ok(AwsKeyFacts {
         arn: facts.arn().unwrap_or_default().to_owned(),
         state: facts.key_state().map_or("unknown", KeyState::as_str).to_owned(),
-        encrypts: facts.key_usage() == Some(&KeyUsageType::EncryptDecrypt),
+        encrypts: facts.key_usage().is_none_or(|usage| *usage == KeyUsageType::EncryptDecrypt),
         multi_region: facts.multi_region() == Some(true),
     })
 }
