@@ -161,3 +161,61 @@ impl Tokens {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A metadata server that numbers its tokens, each good for `seconds`.
+    async fn metadata_server(seconds: u64) -> Tokens {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/computeMetadata/v1/token", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for number in 1.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                let is_asked_rightly =
+                    String::from_utf8_lossy(&request).to_lowercase().contains("metadata-flavor: google");
+                let granted = format!(r#"{{"access_token":"t{number}","expires_in":{seconds},"token_type":"Bearer"}}"#);
+                let (status, body) = if is_asked_rightly { (200, granted) } else { (403, String::new()) };
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        let http = Http::new("the metadata server", Duration::from_secs(10), None, true).unwrap();
+        Tokens::new(http, Source::Metadata(Url::parse(&url).unwrap()))
+    }
+
+    fn text(token: &AccessToken) -> &str {
+        token.header.to_str().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_of_the_metadata_server_is_kept_until_it_is_refused() {
+        let tokens = metadata_server(3600).await;
+        let first = tokens.get().await.unwrap().unwrap();
+        assert_eq!(text(&first), "Bearer t1");
+        assert!(Arc::ptr_eq(&first, &tokens.get().await.unwrap().unwrap()));
+        let second = tokens.replace(&first).await.unwrap();
+        assert_eq!(text(&second), "Bearer t2");
+        assert!(Arc::ptr_eq(&second, &tokens.replace(&first).await.unwrap()), "somebody replaced it already");
+        assert!(second.header().is_sensitive());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_lasts_no_time_is_got_anew_each_time() {
+        let tokens = metadata_server(0).await;
+        for number in 1..4 {
+            assert_eq!(text(&tokens.get().await.unwrap().unwrap()), format!("Bearer t{number}"));
+        }
+    }
+}
