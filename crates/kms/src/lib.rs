@@ -7,7 +7,7 @@
 //! | `VaultTransitRootKey` | the transit engine of HashiCorp Vault or OpenBao | `vault` |
 //! | `GcpKmsRootKey` | Google Cloud KMS | `gcp` |
 //!
-//! [`open`] makes one from a URI, so that a service moves from one to another by its settings alone, and [`verify_root`] tells
+//! [`open()`] makes one from a URI, so that a service moves from one to another by its settings alone, and [`verify_root`] tells
 //! whether it works and what permission is missing. No feature is on by default, and without them no SDK is compiled.
 //! `docs/kms.md` has the setup of each service and the least that it must be allowed.
 //!

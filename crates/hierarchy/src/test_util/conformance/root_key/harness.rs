@@ -102,3 +102,101 @@ impl<F: AsyncFn() -> R, R: RootKey + 'static> RootKeyHarness for Bare<F, R> {
         (self.make)().await
     }
 }
+
+/// Harnesses that break one rule each: a suite that lets them pass proves nothing about the others.
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use keystrata_primitives::{RootKeyId, SecretKey};
+
+    use super::*;
+    use crate::{
+        root::RootContext,
+        test_util::{ScriptedRootKey, conformance::root_key_in},
+    };
+
+    /// A root key under another name, which may say that it rewraps.
+    #[derive(Debug)]
+    struct Named {
+        id: RootKeyId,
+        inner: ScriptedRootKey,
+        rewraps: bool,
+    }
+
+    #[async_trait]
+    impl RootKey for Named {
+        fn id(&self) -> &RootKeyId {
+            &self.id
+        }
+
+        async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+            self.inner.wrap_key(secret, context).await
+        }
+
+        async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+            self.inner.unwrap_key(wrapped, context).await
+        }
+
+        async fn rewrap_key(
+            &self,
+            _: &RootKeyId,
+            wrapped: &[u8],
+            _: &RootContext,
+        ) -> Result<Option<Vec<u8>>, RootKeyError> {
+            Ok(self.rewraps.then(|| wrapped.to_vec()))
+        }
+    }
+
+    struct Harness {
+        other: &'static str,
+        rewraps: bool,
+        takes_faults: bool,
+    }
+
+    const SOUND: Harness = Harness { other: "two", rewraps: false, takes_faults: false };
+
+    impl Harness {
+        fn named(&self, id: &str, key: &str) -> Named {
+            Named { id: RootKeyId::new(id).unwrap(), inner: ScriptedRootKey::new(key), rewraps: self.rewraps }
+        }
+    }
+
+    impl RootKeyHarness for Harness {
+        type Root = Named;
+
+        async fn root(&self) -> Named {
+            self.named("one", "one")
+        }
+
+        async fn other_key(&self) -> Option<Named> {
+            Some(self.named("two", self.other))
+        }
+
+        async fn set_fault(&self, _: Option<RootKeyFault>) -> bool {
+            self.takes_faults
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sound_one_passes() {
+        root_key_in(&SOUND).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "what another key wrapped must be `Rejected`")]
+    async fn two_names_for_one_key_are_found_out() {
+        root_key_in(&Harness { other: "one", ..SOUND }).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a wrap while the KMS is Throttling says so")]
+    async fn faults_that_do_not_show_are_found_out() {
+        root_key_in(&Harness { takes_faults: true, ..SOUND }).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "rewrapping what is under another context is `Rejected`")]
+    async fn rewrapping_without_looking_is_found_out() {
+        root_key_in(&Harness { rewraps: true, ..SOUND }).await;
+    }
+}
