@@ -56,7 +56,7 @@ pub struct GcpKmsRootKey {
     decrypt: Url,
 }
 
-/// Most bytes of a wrapped key: 32 bytes take 113, and a record holds no more than this.
+/// Most bytes of a wrapped key: a record holds no more.
 const MAX_CIPHERTEXT_BYTES: usize = 8192;
 /// Beside ciphertext and additional data, a request's JSON has at most this many bytes.
 const REQUEST_BYTES: usize = 512;

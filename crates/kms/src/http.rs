@@ -13,7 +13,7 @@ use crate::{
     text::{Said, chain},
 };
 
-/// Longest answer that is read: ten times the longest that a KMS has for us, and nothing to fill memory with.
+/// Longest answer that is read: several times the longest wrapped key that a record holds, and nothing to fill memory with.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Longest file of credentials or certificates.
 const MAX_FILE_BYTES: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub(crate) struct Http {
     timeout: Duration,
 }
 
-/// Headers of an answer that are not kept, and its body.
+/// An answer's status and body; its headers are not kept.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     body: Zeroizing<Vec<u8>>,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::open::OpenRootError;
 
-/// How long one attempt may take unless the URI says otherwise: ten times what a KMS in the same region needs at its
-/// slowest percent, and short enough to try again within a caller's patience.
+/// How long one attempt may take unless the URI says otherwise: room for a new connection on a bad day, and short enough to
+/// try again within a caller's patience.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Below this a healthy KMS would fail.
 const MIN_TIMEOUT_MS: u64 = 50;

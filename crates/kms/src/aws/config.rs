@@ -22,7 +22,7 @@ pub struct AwsKmsConfig {
     pub endpoint: Option<String>,
     /// A profile of the AWS configuration files.
     pub profile: Option<String>,
-    /// Longest time one attempt may take, connecting included; 3 s by default, as KMS answers in a tenth of that.
+    /// Longest time one attempt may take, connecting included; 3 s by default.
     pub attempt_timeout: Duration,
 }
 
