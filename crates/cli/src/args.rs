@@ -68,8 +68,8 @@ pub(crate) struct SettingsArgs {
     /// Where the wrapped KEKs are kept
     #[arg(long, global = true, value_name = "sqlite:PATH", env = "KEYSTRATA_STORE")]
     pub(crate) store: Option<StoreLocation>,
-    /// The root key that wraps them
-    #[arg(long, global = true, value_name = "local:PATH", env = "KEYSTRATA_ROOT")]
+    /// The root key that wraps them: local:PATH, aws-kms:…, vault-transit:… or gcp-kms:…
+    #[arg(long, global = true, value_name = "URI", env = "KEYSTRATA_ROOT")]
     pub(crate) root: Option<RootLocation>,
     /// Settings file, instead of keystrata.toml in the current folder; paths in it start at its own folder
     #[arg(long, global = true, value_name = "FILE")]
@@ -80,12 +80,14 @@ pub(crate) struct SettingsArgs {
 ///
 /// Without --store and --root the files are keystrata.db and keystrata.key next to the settings file. Nothing that exists
 /// is ever overwritten: what is there is checked and kept, what is missing is made, and if nothing is missing the command
-/// fails. A missing root key is not made for a store that already holds KEKs of another one.
+/// fails. A missing root key is not made for a store that already holds KEKs of another one. A root key in a KMS is tried out
+/// with five calls, and not made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   keystrata init
   keystrata init --root local:/etc/keystrata/root.key --store sqlite:/var/lib/keystrata/keks.db
+  keystrata init --root aws-kms:alias/keystrata
 
 With --json, keys: store {location, made}, root {location, id, made}, config {location, made}.")]
 pub(crate) struct InitArgs {

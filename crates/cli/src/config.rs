@@ -73,7 +73,10 @@ impl ConfigFile {
         let folder = folder_of(path);
         let content = Content {
             store: Some(format!("sqlite:{}", seen_from(&folder, store.path())?)),
-            root: Some(format!("local:{}", seen_from(&folder, root.path())?)),
+            root: Some(match root {
+                RootLocation::Local(path) => format!("local:{}", seen_from(&folder, path)?),
+                RootLocation::Kms(uri) => uri.clone(),
+            }),
         };
         let text = format!(
             "# Written by `keystrata init`. Relative paths start at this file's folder.\n{}",

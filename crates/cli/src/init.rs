@@ -49,7 +49,8 @@ impl Plan {
             Some(root) => root,
             None => RootLocation::Local(below(&folder, Path::new("keystrata.key"))),
         };
-        let (make_store, make_root) = (is_missing(store.path())?, is_missing(root.path())?);
+        let make_store = is_missing(store.path())?;
+        let make_root = root.path().map(is_missing).transpose()?.unwrap_or(false);
         Ok(Self { store, make_store, root, make_root, config, make_config })
     }
 
@@ -63,26 +64,31 @@ impl Plan {
                 self.config.display()
             );
         }
-        let existing_root = if self.make_root { None } else { Some(keys::open_root(&self.root)?) };
+        let existing_root = if self.make_root { None } else { Some(keys::open_root(&self.root).await?) };
+        if let (Some(root), RootLocation::Kms(_)) = (&existing_root, &self.root) {
+            // Now, while somebody looks who can grant what is missing.
+            keystrata_kms::verify_root(root).await?;
+        }
         let store = if self.make_store {
             SqliteKekStore::open(self.store.path()).await?
         } else {
             keys::open_store(&self.store).await?
         };
-        self.check_match(&store, existing_root.as_ref()).await?;
-        let root = match existing_root {
-            Some(root) => root,
-            None => LocalRootKey::create(self.root.path())?,
+        self.check_match(&store, existing_root.as_deref()).await?;
+        let root_id = match (existing_root, self.root.path()) {
+            (Some(root), _) => root.id().clone(),
+            (None, Some(path)) => LocalRootKey::create(path)?.id().clone(),
+            (None, None) => bail!("{} cannot be made here: make it in its service", self.root),
         };
         if self.make_config {
             ConfigFile::create(&self.config, &self.store, &self.root)
                 .with_context(|| format!("settings file {} cannot be written", self.config.display()))?;
         }
-        Ok(root.id().clone())
+        Ok(root_id)
     }
 
     /// KEKs that the root key cannot unwrap are as good as lost; say so now, not at the first open.
-    async fn check_match(&self, store: &SqliteKekStore, root: Option<&LocalRootKey>) -> Result<()> {
+    async fn check_match(&self, store: &SqliteKekStore, root: Option<&dyn RootKey>) -> Result<()> {
         let Some(record) = store.primaries(None, 1).await?.into_iter().next() else { return Ok(()) };
         let Some(root) = root else {
             bail!(
@@ -100,11 +106,27 @@ impl Plan {
 
     fn text(&self) -> String {
         let verb = |made| if made { "made" } else { "kept" };
-        let (root, store) = (self.root.path().display(), self.store.path().display());
+        let store = self.store.path().display();
+        let (root, advice) = match &self.root {
+            RootLocation::Local(path) => {
+                let root = path.display();
+                let advice = format!(
+                    "Back up both {root} and {store}, in different places: without either, nothing sealed opens again, and who\n\
+                     has both opens everything. Copy the store while no command uses it. Keep the root key out of version control.\n\
+                     A root key in a file has no passphrase and is for development; production names a KMS with --root.\n"
+                );
+                (root.to_string(), advice)
+            }
+            RootLocation::Kms(uri) => {
+                let advice = format!(
+                    "The root key was tried out and does what is needed. Back up {store} while no command uses it: without it, or\n\
+                     without the key in the KMS, nothing sealed opens again. Let nobody delete that key.\n"
+                );
+                (uri.clone(), advice)
+            }
+        };
         format!(
-            "{} root key   {root}\n{} KEK store  {store}\n{} settings   {}\n\n\
-             Back up both {root} and {store}, in different places: without either, nothing sealed opens again, and who\n\
-             has both opens everything. Copy the store while no command uses it. Keep the root key out of version control.\n",
+            "{} root key   {root}\n{} KEK store  {store}\n{} settings   {}\n\n{advice}",
             verb(self.make_root),
             verb(self.make_store),
             verb(self.make_config),

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn start(args: Args) -> Result<()> {
     no_core_dump();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_time()
+        .enable_all()
         .build()
         .context("the threads that do the work cannot be started")?;
     runtime.block_on(run(args))

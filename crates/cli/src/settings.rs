@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use keystrata_kms::OpenRootError;
 
 use crate::{args::SettingsArgs, config::ConfigFile};
 
@@ -20,8 +21,10 @@ pub(crate) enum StoreLocation {
 /// Where the root key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RootLocation {
-    /// A key file.
+    /// A key file, or a folder of them.
     Local(PathBuf),
+    /// A key in a KMS, by its whole URI.
+    Kms(String),
 }
 
 impl StoreLocation {
@@ -39,16 +42,20 @@ impl StoreLocation {
 }
 
 impl RootLocation {
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        let Self::Local(path) = self;
-        path
+    /// The file, if it is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Local(path) => Some(path),
+            Self::Kms(_) => None,
+        }
     }
 
     /// The same place, named from `folder` on if it is a relative path.
     pub(crate) fn within(&self, folder: &Path) -> Self {
-        let Self::Local(path) = self;
-        Self::Local(below(folder, path))
+        match self {
+            Self::Local(path) => Self::Local(below(folder, path)),
+            Self::Kms(uri) => Self::Kms(uri.clone()),
+        }
     }
 }
 
@@ -68,12 +75,13 @@ impl FromStr for StoreLocation {
 }
 
 impl FromStr for RootLocation {
-    type Err = &'static str;
+    type Err = OpenRootError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
-            Some(("local", path)) if !path.is_empty() => Ok(Self::Local(path.into())),
-            _ => Err("a root key is written local:PATH"),
+        keystrata_kms::check_uri(text)?;
+        match text.strip_prefix("local:") {
+            Some(path) => Ok(Self::Local(path.into())),
+            None => Ok(Self::Kms(text.to_owned())),
         }
     }
 }
@@ -86,7 +94,10 @@ impl fmt::Display for StoreLocation {
 
 impl fmt::Display for RootLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "local:{}", self.path().display())
+        match self {
+            Self::Local(path) => write!(f, "local:{}", path.display()),
+            Self::Kms(uri) => f.write_str(uri),
+        }
     }
 }
 
@@ -115,7 +126,7 @@ impl SettingsArgs {
         }
         match ConfigFile::load(self.config.as_deref())?.and_then(|file| file.root) {
             Some(root) => Ok(root),
-            None => bail!("{}", not_named("root key", "--root local:PATH", "KEYSTRATA_ROOT")),
+            None => bail!("{}", not_named("root key", "--root local:PATH (or another URI)", "KEYSTRATA_ROOT")),
         }
     }
 }
@@ -138,7 +149,14 @@ mod tests {
         for text in ["sqlite:keys.db", "sqlite:/var/lib/a b.db", "sqlite:odd:name"] {
             assert_eq!(text.parse::<StoreLocation>().unwrap().to_string(), text);
         }
-        assert_eq!("local:root.key".parse::<RootLocation>().unwrap().to_string(), "local:root.key");
+        let arn = "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/1234abcd";
+        let vault = "vault-transit:https://vault.example:8200/transit/keys/k";
+        let gcp = "gcp-kms:projects/p/locations/l/keyRings/r/cryptoKeys/k";
+        for text in ["local:root.key", arn, vault, gcp] {
+            let root = text.parse::<RootLocation>().unwrap();
+            assert_eq!(root.to_string(), text);
+            assert_eq!(root.within(Path::new("conf")).path().is_some(), text.starts_with("local:"));
+        }
     }
 
     #[test]
@@ -146,7 +164,7 @@ mod tests {
         for text in ["", "keys.db", "sqlite", "sqlite:", "postgres:x", "sqlite::memory:"] {
             assert!(text.parse::<StoreLocation>().is_err(), "{text}");
         }
-        for text in ["", "root.key", "local", "local:", "aws-kms:x"] {
+        for text in ["", "root.key", "local", "local:", "aws:x", "vault-transit:https://v.example/t/keys/k?token=x"] {
             assert!(text.parse::<RootLocation>().is_err(), "{text}");
         }
     }

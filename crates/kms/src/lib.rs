@@ -1,8 +1,15 @@
 //! Root keys for Keystrata: adapters that put a KMS behind [`RootKey`](keystrata_hierarchy::RootKey).
 //!
-//! | adapter | key | for |
+//! | adapter | key | cargo feature |
 //! |---|---|---|
-//! | [`LocalRootKey`] | a file | development, tests, demos |
+//! | [`LocalRootKey`], [`LocalKeyRing`] | a file, several files: for development, tests, demos | |
+//! | `AwsKmsRootKey` | AWS KMS | `aws` |
+//! | `VaultTransitRootKey` | the transit engine of HashiCorp Vault or OpenBao | `vault` |
+//! | `GcpKmsRootKey` | Google Cloud KMS | `gcp` |
+//!
+//! [`open()`] makes one from a URI, so that a service moves from one to another by its settings alone, and [`verify_root`] tells
+//! whether it works and what permission is missing. No feature is on by default, and without them no SDK is compiled.
+//! `docs/kms.md` has the setup of each service and the least that it must be allowed.
 //!
 //! ```
 //! use keystrata_hierarchy::{RootContext, RootKey};
@@ -31,23 +38,46 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+#[cfg(feature = "aws")]
+mod aws;
+#[cfg(any(feature = "vault", feature = "gcp"))]
+mod base64_key;
 mod breaker;
 mod budget;
 mod counted;
+#[cfg(feature = "gcp")]
+mod gcp;
 mod guard;
+#[cfg(any(feature = "vault", feature = "gcp"))]
+mod http;
 mod local;
+mod open;
 mod retrying;
 mod signals;
+#[cfg(any(feature = "aws", feature = "vault", feature = "gcp"))]
+mod text;
 mod timed;
 mod timer;
+mod uri;
+#[cfg(feature = "vault")]
+mod vault;
+mod verify;
 
+#[cfg(feature = "aws")]
+pub use self::aws::{AwsErrorClass, AwsKeyFacts, AwsKmsConfig, AwsKmsRootKey, aws_error_class};
+#[cfg(feature = "gcp")]
+pub use self::gcp::{GcpAuth, GcpKmsConfig, GcpKmsRootKey};
+#[cfg(feature = "vault")]
+pub use self::vault::{VaultAuth, VaultSecret, VaultTransitConfig, VaultTransitRootKey};
 pub use self::{
     breaker::{Breaker, BreakerOpen, BreakerPolicy, BreakerState},
     budget::{Budget, BudgetStats, Budgeted},
     counted::{CallStats, Counted, Operation, Outcome},
     guard::{Guard, GuardStats, Guarded},
-    local::{LocalRootKey, LocalRootKeyError},
+    local::{LocalKeyRing, LocalRootKey, LocalRootKeyError},
+    open::{OpenRootError, check_uri, open},
     retrying::{RetryPolicy, Retrying},
     timed::{Timed, TooSlow},
     timer::Timer,
+    verify::{VerifyRootError, VerifyStep, verify_root},
 };

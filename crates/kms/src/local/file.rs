@@ -146,14 +146,14 @@ fn check_private(_: &Path, _: &File) -> Result<(), Error> {
 
 /// Makes a new name in `folder` last through a loss of power.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// A folder cannot be opened as a file here; the file system orders its own changes.
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps)] // the same signature everywhere
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use crate::workspace::Workspace;
 /// Where links may lead. A mirror or a private host is none of a reader's business, so a new one is looked at once.
 const PUBLIC_HOSTS: &[&str] = &[
     "c2sp.org",
+    "cloudkms.googleapis.com",
     "datatracker.ietf.org",
     "doc.rust-lang.org",
     "docs.rs",
@@ -14,6 +15,7 @@ const PUBLIC_HOSTS: &[&str] = &[
     "man7.org",
     "semver.org",
     "www.apache.org",
+    "www.googleapis.com",
     "www.rfc-editor.org",
     "www.sqlite.org",
 ];

@@ -1,15 +1,18 @@
 //! What the engine relies on in a root key.
 
+mod harness;
+
 use std::{
     fmt::Debug,
     sync::Arc,
     task::{Context as TaskContext, Waker},
 };
 
-use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekVersion, KeyPath, SecretKey, Suite};
+use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekVersion, KeyPath, RootKeyId, SecretKey, Suite};
 use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
 
+pub use self::harness::{RootKeyFault, RootKeyHarness};
 use crate::root::{GeneratedKey, RootContext, RootKey, RootKeyError};
 
 /// Tasks that call at once.
@@ -18,19 +21,33 @@ const CALLERS: usize = 64;
 /// Runs the suite for root keys.
 ///
 /// Each call of `make` gives an adapter of one and the same key, as a process has after a restart. The suite makes
-/// a few hundred calls, most of which are to be refused: mind what they cost if a real KMS answers them.
+/// a few hundred calls, most of which are to be refused: mind what they cost if a real KMS answers them. With
+/// [`root_key_in`] more can be checked.
 ///
 /// # Panics
 /// If the adapter breaks a rule; the message says which.
 pub async fn root_key<R: RootKey + 'static>(make: impl AsyncFn() -> R) {
-    let root = make().await;
+    root_key_in(&harness::of(make)).await;
+}
+
+/// Runs the suite for root keys, with whatever `harness` can do beyond giving adapters: a second key, faults on cue.
+///
+/// # Panics
+/// If the adapter breaks a rule; the message says which.
+pub async fn root_key_in<H: RootKeyHarness>(harness: &H) {
+    let root = harness.root().await;
     round_trip(&root).await;
     generates(&root).await;
     two_wraps_differ(&root).await;
     contexts_are_bound(&root).await;
     altered_bytes_are_rejected(&root).await;
+    rewraps_or_says_that_it_cannot(&root).await;
     dropped_calls_do_no_harm(&root).await;
-    another_adapter_of_the_key_unwraps(&root, &make().await).await;
+    another_adapter_of_the_key_unwraps(&root, &harness.root().await).await;
+    if let Some(other) = harness.other_key().await {
+        keys_are_bound(&root, &other).await;
+    }
+    faults_have_their_class(harness, &root).await;
     many_calls_at_once(root).await;
 }
 
@@ -109,6 +126,56 @@ async fn altered_bytes_are_rejected<R: RootKey>(root: &R) {
     unwrap(root, &wrapped, &context).await;
 }
 
+async fn rewraps_or_says_that_it_cannot<R: RootKey>(root: &R) {
+    let (secret, context, other) = (secret(), context(&["acme"], 1), context(&["globex"], 1));
+    let wrapped = wrap(root, &secret, &context).await;
+    let rewrapped = given(root.rewrap_key(root.id(), &wrapped, &context).await, "rewraps, or says that it cannot");
+    if let Some(rewrapped) = rewrapped {
+        check(same(&secret, &unwrap(root, &rewrapped, &context).await), "a rewrapped secret comes back equal");
+        rejected(root, &rewrapped, &other, "a rewrapped key under another account's context").await;
+        for (what, wrapped, context) in
+            [("under another context", &wrapped[..], &other), ("that was cut", &wrapped[..wrapped.len() - 1], &context)]
+        {
+            let refused = root.rewrap_key(root.id(), wrapped, context).await;
+            check(matches!(refused, Err(RootKeyError::Rejected)), &format!("rewrapping what is {what} is `Rejected`"));
+        }
+    }
+    let stranger = RootKeyId::new("conformance:another-kms").expect("plain characters");
+    let outcome = root.rewrap_key(&stranger, &wrapped, &context).await;
+    check(matches!(outcome, Ok(None)), "what a root key of another kind wrapped cannot be rewrapped inside: `None`");
+}
+
+async fn keys_are_bound<R: RootKey>(root: &R, other: &R) {
+    check(root.id() != other.id(), "two keys have two ids, since a record's id decides who is asked");
+    let context = context(&["acme"], 1);
+    let wrapped = wrap(root, &secret(), &context).await;
+    rejected(other, &wrapped, &context, "what another key wrapped").await;
+    let generated = generate(other, &context).await;
+    rejected(root, &generated.wrapped, &context, "what another key generated").await;
+}
+
+async fn faults_have_their_class<H: RootKeyHarness>(harness: &H, root: &H::Root) {
+    let context = context(&["acme"], 1);
+    let secret = secret();
+    let wrapped = wrap(root, &secret, &context).await;
+    for fault in RootKeyFault::ALL {
+        if !harness.set_fault(Some(fault)).await {
+            continue;
+        }
+        for (call, outcome) in [
+            ("wrap", root.wrap_key(&secret, &context).await.map(drop)),
+            ("unwrap", root.unwrap_key(&wrapped, &context).await.map(drop)),
+            ("generate", root.generate_key(&context).await.map(drop)),
+        ] {
+            let is_right = outcome.as_ref().is_err_and(|error| fault.is_told_by(error));
+            check(is_right, &format!("a {call} while the KMS is {fault:?} says so, and was {outcome:?}"));
+        }
+        harness.set_fault(None).await;
+        let back = unwrap(root, &wrapped, &context).await;
+        check(same(&secret, &back), &format!("the root key works again after the KMS was {fault:?}"));
+    }
+}
+
 async fn dropped_calls_do_no_harm<R: RootKey>(root: &R) {
     let (secret, context) = (secret(), context(&["acme"], 1));
     let wrapped = wrap(root, &secret, &context).await;
@@ -118,6 +185,16 @@ async fn dropped_calls_do_no_harm<R: RootKey>(root: &R) {
         let _ = root.wrap_key(&secret, &context).as_mut().poll(waker);
         let _ = root.unwrap_key(&wrapped, &context).as_mut().poll(waker);
         let _ = root.generate_key(&context).as_mut().poll(waker);
+    }
+    for turns in 1..CALLERS {
+        // Further along, as the scheduler would have it: a request half sent, an answer half read.
+        let ends = async || {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! { biased; _ = root.unwrap_key(&wrapped, &context) => {}, () = ends() => {} }
+        tokio::select! { biased; _ = root.generate_key(&context) => {}, () = ends() => {} }
     }
     let back = unwrap(root, &wrapped, &context).await;
     check(same(&secret, &back), "the root key works after calls that were dropped half-way");

@@ -1,0 +1,125 @@
+//! The command with root keys in services, configured as an operator does it: by URI and environment.
+#![cfg(all(feature = "aws", feature = "vault", feature = "gcp"))]
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
+
+// One way to start servers, not two.
+#[path = "../../../kms/tests/servers/process.rs"]
+mod process;
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use process::{Server, bao, free_port, installed};
+use serde_json::Value;
+
+const SECRET: &[u8] = b"4111 1111 1111 1111";
+
+/// Runs the command in `folder` with `variables`, and nothing else of this machine's credentials.
+fn keystrata(folder: &Path, variables: &[(&str, String)], arguments: &[&str]) -> assert_cmd::Command {
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_keystrata"));
+    command.current_dir(folder).args(arguments).env_clear().env("HOME", folder);
+    command.envs(variables.iter().map(|(name, value)| (*name, value)));
+    command
+}
+
+fn makes_seals_and_opens(root: &str, id: &str, variables: &[(&str, String)]) {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| keystrata(folder.path(), variables, arguments);
+    let facts = run(&["init", "--json", "--root", root]).unwrap().stdout;
+    let facts: Value = serde_json::from_slice(&facts).unwrap();
+    assert_eq!((&facts["root"]["location"], &facts["root"]["id"]), (&Value::from(root), &Value::from(id)));
+    assert_eq!(facts["root"]["made"], false);
+    // Without --root from here on: the settings file names it.
+    let sealed = run(&["seal", "--account", "acme"]).write_stdin(SECRET).unwrap().stdout;
+    assert_eq!(run(&["open", "--account", "acme"]).write_stdin(sealed).unwrap().stdout, SECRET);
+    let shown = run(&["account", "show", "acme", "--json"]).unwrap().stdout;
+    let shown: Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["keks"][0]["wrapped_by"][0], id);
+}
+
+/// What the command says when it fails: one line.
+fn refusal(variables: &[(&str, String)], root: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let output = keystrata(folder.path(), variables, &["init", "--root", root]).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    text
+}
+
+/// One request by hand; the answer's status and body.
+fn post(port: u16, path: &str, headers: &str, body: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_default())
+}
+
+#[test]
+#[ignore = "needs moto, which `cargo xtask test` installs"]
+fn aws_is_configured_by_its_usual_variables() {
+    let moto = Server::start(&installed("moto_server"), |port, _| {
+        ["-H", "127.0.0.1", "-p", &port.to_string()].map(String::from).into()
+    });
+    let headers = "x-amz-target: TrentService.CreateKey\r\ncontent-type: application/x-amz-json-1.1\r\n\
+        authorization: AWS4-HMAC-SHA256 Credential=x/20260101/eu-west-1/kms/aws4_request\r\n";
+    let (status, key) = post(moto.port, "/", headers, "{}");
+    assert_eq!(status, 200);
+    let arn = key["KeyMetadata"]["Arn"].as_str().unwrap();
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2".into()),
+        ("AWS_REGION", "eu-west-1".into()),
+        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", moto.port)),
+    ];
+    makes_seals_and_opens(&format!("aws-kms:{arn}?timeout_ms=20000"), &format!("aws-kms:{arn}"), &variables);
+    let by_id = arn.rsplit('/').next().unwrap();
+    makes_seals_and_opens(&format!("aws-kms:{by_id}?timeout_ms=20000"), &format!("aws-kms:{arn}"), &variables);
+
+    let line = refusal(&variables, "aws-kms:alias/nowhere?timeout_ms=20000");
+    assert!(line.contains("knows no key"), "{line}");
+    let line = refusal(&variables[..2], "aws-kms:alias/nowhere");
+    assert!(line.contains("AWS_REGION"), "{line}");
+}
+
+#[test]
+#[ignore = "needs OpenBao, which `cargo xtask test` installs"]
+fn vault_takes_its_token_from_the_environment() {
+    let token = "hunter2-root";
+    let bao = Server::start(&bao(), |port, _| {
+        let address = format!("-dev-listen-address=127.0.0.1:{port}");
+        vec!["server".into(), "-dev".into(), format!("-dev-root-token-id={token}"), address]
+    });
+    let headers = format!("x-vault-token: {token}\r\n");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // It listens before it is unsealed.
+    while post(bao.port, "/v1/sys/mounts/transit", &headers, r#"{"type":"transit"}"#).0 != 204 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(post(bao.port, "/v1/transit/keys/keystrata", &headers, r#"{"derived":true}"#).0, 200);
+    let root = format!("vault-transit:http://127.0.0.1:{}/transit/keys/keystrata", bao.port);
+    let variables = [("VAULT_TOKEN", token.to_owned())];
+    makes_seals_and_opens(&root, "vault-transit:transit/keys/keystrata", &variables);
+
+    let line = refusal(&[], &root);
+    assert!(line.contains("VAULT_TOKEN"), "{line}");
+    let line = refusal(&[("VAULT_TOKEN", "hunter2-wrong".into())], &root);
+    assert!(line.contains("ended or was revoked"), "{line}");
+    let line = refusal(&variables, &format!("vault-transit:http://127.0.0.1:{}/transit/keys/k", free_port()));
+    assert!(line.contains("cannot be reached"), "{line}");
+}

@@ -1,0 +1,137 @@
+//! Where an AWS KMS key is and how it is reached.
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_kms::Client;
+
+use super::arn::{KeyArn, region_of};
+use crate::{
+    open::OpenRootError,
+    uri::{AWS, Uri},
+};
+
+/// Where an AWS KMS key is and how it is reached. What is `None` comes from the usual AWS configuration.
+#[derive(Clone, Debug)]
+pub struct AwsKmsConfig {
+    /// Key ARN, alias ARN, `alias/NAME` or key id. No default.
+    pub key: String,
+    /// The region, where `key` is not an ARN, which names its own.
+    pub region: Option<String>,
+    /// Another endpoint than AWS's own: a VPC endpoint, or a stand-in for tests.
+    pub endpoint: Option<String>,
+    /// A profile of the AWS configuration files.
+    pub profile: Option<String>,
+    /// Longest time one attempt may take, connecting included; 3 s by default.
+    pub attempt_timeout: Duration,
+}
+
+impl AwsKmsConfig {
+    pub(crate) fn from_uri(mut uri: Uri) -> Result<Self, OpenRootError> {
+        let config = Self {
+            key: std::mem::take(&mut uri.name),
+            region: uri.take("region"),
+            endpoint: uri.take("endpoint"),
+            profile: uri.take("profile"),
+            attempt_timeout: uri.take_timeout()?,
+        };
+        uri.finish("region, endpoint, profile and timeout_ms")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), OpenRootError> {
+        let is_word =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-".contains(&b));
+        let is_key = match self.key.strip_prefix("arn:") {
+            Some(_) => KeyArn::parse(&self.key).is_some() || region_of(&self.key).is_some(),
+            None => match self.key.strip_prefix("alias/") {
+                Some(name) => is_word(name),
+                None => is_word(&self.key) && !self.key.contains('/'),
+            },
+        };
+        if !is_key {
+            return Err(AWS.malformed("it is neither an ARN of a key or an alias, nor alias/NAME, nor a key id"));
+        }
+        if let (Some(asked), Some(own)) = (&self.region, region_of(&self.key))
+            && asked != own
+        {
+            return Err(AWS.malformed("the parameter region is another than the ARN's: leave it out"));
+        }
+        let is_url = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+        if !self.endpoint.as_ref().is_none_or(is_url) {
+            return Err(AWS.malformed("the parameter endpoint is a URL that begins with https:// or http://"));
+        }
+        Ok(())
+    }
+
+    /// A client with the usual AWS configuration.
+    pub(super) async fn client(&self) -> Result<Client, OpenRootError> {
+        self.check()?;
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Some(region) = region_of(&self.key).or(self.region.as_deref()) {
+            loader = loader.region(Region::new(region.to_owned()));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            loader = loader.endpoint_url(endpoint);
+        }
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        let config = loader.load().await;
+        if config.region().is_none() {
+            return Err(OpenRootError::Unusable {
+                what:
+                    "no AWS region is configured: name the key by its ARN, add ?region=… to the URI, or set AWS_REGION"
+                        .into(),
+                source: None,
+            });
+        }
+        Ok(Client::new(&config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AwsKmsConfig, OpenRootError> {
+        AwsKmsConfig::from_uri(Uri::parse(text)?)
+    }
+
+    #[test]
+    fn keys_are_named_by_arn_alias_or_id() {
+        for key in [
+            "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+            "arn:aws-us-gov:kms:us-gov-west-1:111122223333:alias/prod/keystrata",
+            "alias/keystrata",
+            "1234abcd-12ab-34cd-56ef-1234567890ab",
+            "mrk-1234abcd12ab34cd56ef1234567890ab",
+        ] {
+            assert_eq!(parse(&format!("aws-kms:{key}")).unwrap().key, key);
+        }
+        let config =
+            parse("aws-kms:alias/k?region=eu-west-1&endpoint=http://127.0.0.1:5000&profile=ops&timeout_ms=900");
+        let config = config.unwrap();
+        assert_eq!((config.region.as_deref(), config.profile.as_deref()), (Some("eu-west-1"), Some("ops")));
+        assert_eq!(config.endpoint.as_deref(), Some("http://127.0.0.1:5000"));
+        assert_eq!(config.attempt_timeout, Duration::from_millis(900));
+    }
+
+    #[test]
+    fn other_names_and_contradictions_are_refused() {
+        for text in [
+            "aws-kms:",
+            "aws-kms:alias/",
+            "aws-kms:key/1234",
+            "aws-kms:arn:aws:s3:::bucket",
+            "aws-kms:arn:aws:kms:eu-west-1:111122223333:grant/x",
+            "aws-kms:arn:aws:kms::111122223333:key/x",
+            "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/x?region=us-east-1",
+            "aws-kms:alias/k?endpoint=ftp://kms.example",
+            "aws-kms:alias/k?regoin=eu-west-1",
+        ] {
+            assert!(matches!(parse(text), Err(OpenRootError::Malformed { .. })), "{text}");
+        }
+    }
+}

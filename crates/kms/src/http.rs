@@ -1,0 +1,204 @@
+//! The REST client that Vault and Google Cloud KMS are reached with.
+
+use std::{fmt, path::Path, time::Duration};
+
+use bytes::Bytes;
+use keystrata_hierarchy::RootKeyError;
+use reqwest::{Certificate, RequestBuilder, Url, header, redirect, retry};
+use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+use crate::{
+    open::OpenRootError,
+    text::{Said, chain},
+};
+
+/// Longest answer that is read: several times the longest wrapped key that a record holds, and nothing to fill memory with.
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Longest file of credentials or certificates.
+const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// A client of one service. One request is one attempt: nothing is retried here and no redirect is followed, which would
+/// carry a token to wherever the answer says.
+#[derive(Clone)]
+pub(crate) struct Http {
+    client: reqwest::Client,
+    /// For messages.
+    service: &'static str,
+    timeout: Duration,
+}
+
+/// An answer's status and body; its headers are not kept.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Http {
+    /// A client that trusts the system's certificate authorities, or those in `ca` alone.
+    pub(crate) fn new(
+        service: &'static str,
+        timeout: Duration,
+        ca: Option<&[Certificate]>,
+        is_local: bool,
+    ) -> Result<Self, OpenRootError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("keystrata/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            // Shorter than the idle timeout of the usual servers and balancers, which would close under a request.
+            .pool_idle_timeout(Duration::from_secs(30));
+        if is_local {
+            builder = builder.no_proxy();
+        }
+        if let Some(ca) = ca {
+            builder = builder.tls_certs_only(ca.iter().cloned());
+        }
+        let client = builder.build().map_err(|error| OpenRootError::Unusable {
+            what: format!("TLS for {service} cannot be set up: check the CA file or the system's certificates"),
+            source: Some(Said::cause(&chain(&error))),
+        })?;
+        Ok(Self { client, service, timeout })
+    }
+
+    pub(crate) fn post(&self, url: Url) -> RequestBuilder {
+        self.client.post(url)
+    }
+
+    pub(crate) fn get(&self, url: Url) -> RequestBuilder {
+        self.client.get(url)
+    }
+
+    /// Sends a request and reads the answer, whatever its status.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Answer, RootKeyError> {
+        let mut response = request.send().await.map_err(|error| self.failed(error))?;
+        let status = response.status().as_u16();
+        // All of it at once: a buffer that grows would leave parts of a plaintext behind unwiped.
+        let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(error))? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(self.nonsense("it is longer than 64 KiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, body })
+    }
+
+    fn failed(&self, error: reqwest::Error) -> RootKeyError {
+        let service = self.service;
+        let message = if error.is_timeout() {
+            format!(
+                "{service} did not answer within {} ms: check the network, then timeout_ms",
+                self.timeout.as_millis()
+            )
+        } else if error.is_connect() {
+            format!("{service} cannot be reached: check the address, the network and the server's certificate")
+        } else {
+            format!("the connection to {service} broke off: try again later")
+        };
+        // The address is in the settings, and a path may name an account.
+        RootKeyError::Unavailable { message, source: Some(Said::cause(&chain(&error.without_url()))) }
+    }
+
+    /// An answer that the service would not give.
+    pub(crate) fn nonsense(&self, what: &str) -> RootKeyError {
+        RootKeyError::unavailable(format!("the answer of {} is not used: {what}; check the address", self.service))
+    }
+
+    /// The answer's body as JSON of this shape.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, RootKeyError> {
+        // The parser's error is dropped: it quotes values.
+        answer.json().ok_or_else(|| self.nonsense("it is not the JSON that was to be expected"))
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("service", &self.service).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body, if it is JSON of this shape.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.body).ok()
+    }
+}
+
+/// Lets a request carry `body` as JSON, in a buffer that is wiped once the request is gone.
+pub(crate) fn with_json(request: RequestBuilder, body: &impl Serialize, capacity: usize) -> RequestBuilder {
+    let mut buffer = Zeroizing::new(Vec::with_capacity(capacity));
+    serde_json::to_writer(&mut *buffer, body).expect("strings and numbers are JSON, and memory takes them");
+    request.header(header::CONTENT_TYPE, "application/json").body(Bytes::from_owner(buffer))
+}
+
+/// Whether plain HTTP may be spoken with this host: only if nothing leaves the machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
+        None => false,
+    }
+}
+
+/// The certificates in a PEM file.
+pub(crate) async fn read_certificates(path: &Path) -> Result<Vec<Certificate>, OpenRootError> {
+    let pem = read_file("the CA file", path).await?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(OpenRootError::File {
+            what: "the CA file",
+            path: path.into(),
+            why: "it holds no certificate in PEM form".into(),
+        }),
+    }
+}
+
+/// A small file, read off the async threads and wiped when dropped.
+pub(crate) async fn read_file(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, OpenRootError> {
+    let owned = path.to_owned();
+    let read = move || -> std::io::Result<Zeroizing<Vec<u8>>> {
+        use std::io::Read;
+        let file = std::fs::File::open(owned)?;
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(MAX_FILE_BYTES);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(len + 1));
+        file.take(MAX_FILE_BYTES as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let failed = |why: String| OpenRootError::File { what, path: path.into(), why };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(failed(chain(&error))),
+        Err(stopped) => Err(failed(chain(&stopped))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        for (url, local) in [
+            ("http://127.0.0.1:8200", true),
+            ("http://[::1]:8200", true),
+            ("http://localhost", true),
+            ("http://vault.example", false),
+            ("http://127.0.0.1.example", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), local, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_named() {
+        let message = read_certificates(Path::new("/nowhere/ca.pem")).await.unwrap_err().to_string();
+        assert!(message.contains("/nowhere/ca.pem") && !message.contains('\n'), "{message}");
+    }
+}
