@@ -31,8 +31,8 @@ pub struct Account {
 }
 
 impl Account {
-    pub(crate) fn new(engine: Arc<Owner>, path: KeyPath) -> Self {
-        let state = engine.account(&path);
+    pub(crate) fn new(engine: Arc<Owner>, path: &KeyPath) -> Self {
+        let state = engine.account(path);
         Self { engine, state }
     }
 

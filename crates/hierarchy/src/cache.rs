@@ -217,7 +217,7 @@ impl KekCache {
     pub(crate) fn install(
         &self,
         account: &Arc<AccountState>,
-        identity: KekIdentity,
+        identity: &KekIdentity,
         derived: &DerivedKek,
         life: &Life,
         epoch: Epoch,
@@ -225,7 +225,7 @@ impl KekCache {
         let shared = &*self.shared;
         self.start_sweeper().map_err(NotInstalled::Failed)?;
         // One copy of the path for all that is kept.
-        let identity = KekIdentity { path: account.path.clone(), ..identity };
+        let identity = KekIdentity { path: account.path.clone(), ..*identity };
         let was_degraded = self.memory().is_degraded();
         let slot =
             shared.arena.store(derived.expose_secret()).map_err(KeyError::Memory).map_err(NotInstalled::Failed)?;
@@ -233,14 +233,14 @@ impl KekCache {
         let index = shared.shard_index(&account.path);
         shared.len.fetch_add(1, Ordering::Relaxed);
         let inserted = {
-            let mut shard = shared.shard_at(index);
+            let mut locked = shared.shard_at(index);
             // Under the lock that an invalidation takes too: either it finds the KEK here, or its epoch is seen.
-            if shard.is_closed {
+            if locked.is_closed {
                 Err(NotInstalled::Failed(KeyError::Closed))
             } else if self.epoch(account) != epoch {
                 Err(NotInstalled::Outdated)
             } else {
-                Ok(shard.insert(&kek, account))
+                Ok(locked.insert(&kek, account))
             }
         };
         let (due, replaced) = match inserted {

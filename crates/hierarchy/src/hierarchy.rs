@@ -48,7 +48,7 @@ impl Hierarchy {
         P: TryInto<KeyPath>,
         PathError: From<P::Error>,
     {
-        Ok(Account::new(Arc::clone(&self.engine), path.try_into()?))
+        Ok(Account::new(Arc::clone(&self.engine), &path.try_into()?))
     }
 
     /// Loads the KEKs of these accounts, so that their first requests do not wait: after a start, say.
@@ -183,7 +183,7 @@ impl HierarchyBuilder {
     /// How the KEKs of all accounts are kept that have no [policy of their own](Self::policy_by_account). Replaces an
     /// earlier [`kek_ttl`](Self::kek_ttl).
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy.to_builder();
+        self.policy = policy.into_builder();
         self
     }
 

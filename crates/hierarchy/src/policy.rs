@@ -14,7 +14,7 @@ use crate::error::BuildError;
 /// assert_eq!(banks.kek_ttl(), Duration::from_secs(30));
 /// # Ok::<(), keystrata_hierarchy::BuildError>(())
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Policy(Arc<PolicyBuilder>);
 
 /// What a [`Policy`] is made of.
@@ -69,6 +69,10 @@ impl Policy {
         PolicyBuilder::clone(&self.0)
     }
 
+    pub(crate) fn into_builder(self) -> PolicyBuilder {
+        Arc::unwrap_or_clone(self.0)
+    }
+
     /// See [`PolicyBuilder::kek_ttl`].
     pub fn kek_ttl(&self) -> Duration {
         self.0.kek_ttl
@@ -102,12 +106,6 @@ impl Policy {
 /// `time` less a part of it. Not by multiplying: `Duration::MAX` as a float is more than it was.
 fn shortened(time: Duration, part: f64) -> Duration {
     time.saturating_sub(time.mul_f64(part))
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
 }
 
 impl fmt::Debug for Policy {

@@ -46,7 +46,8 @@ struct Refusal<T> {
     epoch: Epoch,
     until: Moment,
     /// Epochs are counted as long as the account's state lives, so it lives as long as this.
-    _account: Arc<AccountState>,
+    #[expect(dead_code, reason = "held, not read")]
+    account: Arc<AccountState>,
 }
 
 impl<T: PartialEq> Refusal<T> {
@@ -67,8 +68,8 @@ impl Refusals {
 
     /// The KMS denied one of the account's KEKs, and the account was invalidated for it: `epoch` is the one since then.
     pub(crate) fn denied(&self, account: &Arc<AccountState>, error: KeyError, epoch: Epoch, now: Moment) {
-        let (until, _account) = (now.after(DENIED), Arc::clone(account));
-        self.denied.insert(account.path.clone(), Refusal { of: (), error, epoch, until, _account });
+        let (until, path) = (now.after(DENIED), account.path.clone());
+        self.denied.insert(path, Refusal { of: (), error, epoch, until, account: Arc::clone(account) });
     }
 
     pub(crate) fn denial(&self, account: &AccountState, epoch: Epoch, now: Moment) -> Option<KeyError> {
@@ -83,8 +84,8 @@ impl Refusals {
         epoch: Epoch,
         now: Moment,
     ) {
-        let (of, until, _account) = (self.hash(record), now.after(CORRUPT), Arc::clone(account));
-        self.corrupt.insert(name(record), Refusal { of, error, epoch, until, _account });
+        let (of, until) = (self.hash(record), now.after(CORRUPT));
+        self.corrupt.insert(name(record), Refusal { of, error, epoch, until, account: Arc::clone(account) });
     }
 
     pub(crate) fn corruption(&self, record: &KekRecord, epoch: Epoch, now: Moment) -> Option<KeyError> {
@@ -92,8 +93,8 @@ impl Refusals {
     }
 
     pub(crate) fn not_found(&self, account: &Arc<AccountState>, id: KekId, error: KeyError, epoch: Epoch, now: Moment) {
-        let (until, _account) = (now.after(NOT_FOUND), Arc::clone(account));
-        self.not_found.insert((account.path.clone(), id), Refusal { of: (), error, epoch, until, _account });
+        let (until, name) = (now.after(NOT_FOUND), (account.path.clone(), id));
+        self.not_found.insert(name, Refusal { of: (), error, epoch, until, account: Arc::clone(account) });
     }
 
     pub(crate) fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch, now: Moment) -> Option<KeyError> {

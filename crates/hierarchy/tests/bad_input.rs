@@ -90,12 +90,12 @@ async fn the_same_secret_for_all_accounts_still_gives_each_a_kek_of_its_own() {
 struct Silent {
     inner: ScriptedRootKey,
     calls: AtomicU64,
-    silent: u64,
+    unanswered: u64,
 }
 
 impl Silent {
     async fn begin(&self) {
-        if self.calls.fetch_add(1, Ordering::SeqCst) < self.silent {
+        if self.calls.fetch_add(1, Ordering::SeqCst) < self.unanswered {
             std::future::pending::<()>().await;
         }
     }
@@ -122,7 +122,7 @@ impl RootKey for Silent {
 async fn a_root_key_that_never_answers_holds_up_nobody_who_comes_half_a_minute_later() {
     let fixture = Fixture::new();
     let sealed = fixture.process().account("acme").unwrap().seal(b"x", &row(1)).await.unwrap();
-    let root = Silent { inner: ScriptedRootKey::new("test:root"), calls: AtomicU64::new(0), silent: 2 };
+    let root = Silent { inner: ScriptedRootKey::new("test:root"), calls: AtomicU64::new(0), unanswered: 2 };
     let root = Arc::new(root);
     let keys = fixture.builder().root_key(Arc::clone(&root)).build().unwrap();
     let (acme, new) = (keys.account("acme").unwrap(), keys.account("new").unwrap());

@@ -193,7 +193,7 @@ fn health_shows_memory_that_cannot_be_locked() {
 #[derive(Debug, Default)]
 struct Seen {
     counts: HashMap<String, u64>,
-    gauges: HashMap<String, f64>,
+    gauges: HashMap<String, usize>,
     ages: Vec<f64>,
 }
 
@@ -202,12 +202,12 @@ impl Seen {
     fn look(&mut self, snapshotter: &Snapshotter) {
         for (key, _, _, value) in snapshotter.snapshot().into_vec() {
             let (name, labels) = key.key().clone().into_parts();
-            let labels: String = labels.iter().map(|label| format!("{{{}={}}}", label.key(), label.value())).collect();
-            let name = format!("{}{labels}", name.as_str());
+            let labels: Vec<_> = labels.iter().map(|label| format!("{{{}={}}}", label.key(), label.value())).collect();
+            let name = format!("{}{}", name.as_str(), labels.concat());
             match value {
                 DebugValue::Counter(n) => *self.counts.entry(name).or_default() += n,
                 DebugValue::Gauge(n) => {
-                    self.gauges.insert(name, n.into_inner());
+                    self.gauges.insert(name, n.to_string().parse().unwrap()); // a whole number
                 }
                 DebugValue::Histogram(ages) => {
                     assert_eq!(name, "keystrata_kek_age_at_use_seconds");
@@ -251,7 +251,9 @@ async fn live(tricky: &Tricky, keys: &Hierarchy) {
     // Three who wait for one load.
     let (a, context) = (secret(0), row(1));
     let (x, y, z) = tokio::join!(a.seal(b"x", &context), a.seal(b"x", &context), a.seal(b"x", &context));
-    (x.unwrap(), y.unwrap(), z.unwrap());
+    for sealed in [x, y, z] {
+        sealed.unwrap();
+    }
     // One expires at the end of its time, stale time included, and then there are more than there is room for.
     tricky.clock.advance(Duration::from_secs(61));
     for n in 10..17 {
@@ -293,8 +295,8 @@ async fn stats_and_metrics_count_the_same_and_name_no_account() {
     let others = [stats.hits, stats.shared_waits, stats.evictions, stats.invalidations, stats.remembered];
     assert_eq!(others, [202, 2, 2, 7, 2], "{stats:?}");
     let gauges = |name: &str| seen.gauges[&format!("keystrata_{name}")];
-    assert_eq!([gauges("keks"), gauges("memory_slots_used")], [6.0, 6.0]);
-    let bytes = ["secret", "locked", "unlocked"].map(|kind| gauges(&format!("memory_{kind}_bytes")) as usize);
+    assert_eq!([gauges("keks"), gauges("memory_slots_used")], [6, 6]);
+    let bytes = ["secret", "locked", "unlocked"].map(|kind| gauges(&format!("memory_{kind}_bytes")));
     assert_eq!(bytes, [memory.secret_bytes, memory.locked_bytes, memory.unlocked_bytes]);
     assert!(bytes.iter().sum::<usize>() > 0);
     assert!(seen.ages.len() as u64 >= stats.misses && seen.ages.iter().all(|age| (0.0..=360.0).contains(age)));
@@ -325,5 +327,5 @@ async fn when_a_hierarchy_ends_the_recorder_learns_what_it_had_not_heard_yet() {
     let mut seen = Seen::default();
     seen.look(&recorder.snapshotter());
     assert_eq!(seen.counts["keystrata_kek_hits_total"], 9);
-    assert_eq!([seen.gauges["keystrata_keks"], seen.gauges["keystrata_memory_slots_used"]], [0.0, 0.0]);
+    assert_eq!([seen.gauges["keystrata_keks"], seen.gauges["keystrata_memory_slots_used"]], [0, 0]);
 }

@@ -103,7 +103,7 @@ async fn a_stream_goes_on_when_its_kek_expires_is_invalidated_or_denied_or_all_i
     let acme = keys.account("acme").unwrap();
     let envelope = sealed_by(&acme, &plain).await;
     let (mut sealer, mut opener) = (acme.sealer(Vec::new(), &row(1)).await.unwrap(), opener(&acme, &envelope).await);
-    let mut opened = vec![0; plain.len()];
+    let mut read = vec![0; plain.len()];
     let ends: [&dyn Fn(); 4] = [
         &|| tricky.clock.advance(TTL),
         &|| {
@@ -113,13 +113,13 @@ async fn a_stream_goes_on_when_its_kek_expires_is_invalidated_or_denied_or_all_i
         &|| keys.close(),
     ];
     let part = plain.len().div_ceil(4);
-    for ((end, plain), opened) in ends.iter().zip(plain.chunks(part)).zip(opened.chunks_mut(part)) {
+    for ((end, plain), part_read) in ends.iter().zip(plain.chunks(part)).zip(read.chunks_mut(part)) {
         end();
         assert_eq!(keys.memory().slots_used, 0);
         sealer.write_all(plain).unwrap();
-        opener.read_exact(opened).unwrap();
+        opener.read_exact(part_read).unwrap();
     }
-    assert!(opened == plain);
+    assert!(read == plain);
     let resealed = sealer.finish().unwrap();
     tricky.root.fail(None);
     let elsewhere = tricky.process(exact()).account("acme").unwrap();
@@ -158,8 +158,8 @@ async fn a_sealer_ends_with_its_time_and_what_it_wrote_does_not_open() {
     let mut written = Vec::new();
     let mut async_sealer = acme.async_sealer(&mut written, &row(1)).await.unwrap();
     tricky.clock.advance(ttl - NANOSECOND);
-    sealer.write_all(&[7; 3 * CHUNK]).unwrap();
-    async_sealer.write_all(&[7; 3 * CHUNK]).await.unwrap();
+    sealer.write_all(&vec![7; 3 * CHUNK]).unwrap();
+    async_sealer.write_all(&vec![7; 3 * CHUNK]).await.unwrap();
     assert_eq!(acme.open(&finishes_in_time.finish().unwrap(), &row(1)).await.unwrap(), b"");
     tricky.clock.advance(NANOSECOND);
     assert_eq!(sealer.remaining(), Duration::ZERO);
@@ -211,9 +211,9 @@ async fn with_a_ttl_of_zero_streams_have_a_time_all_the_same() {
     let envelope = sealed_by(&acme, b"x").await;
     let mut opener = opener(&acme, &envelope).await;
     assert_eq!(opener.remaining(), TTL);
-    let mut opened = Vec::new();
-    opener.read_to_end(&mut opened).unwrap();
-    assert_eq!(opened, b"x");
+    let mut read = Vec::new();
+    opener.read_to_end(&mut read).unwrap();
+    assert_eq!(read, b"x");
 }
 
 #[tokio::test]

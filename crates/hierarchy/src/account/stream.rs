@@ -73,12 +73,12 @@ impl Account {
         context.encode()?;
         let mut writer = Some(writer);
         let mut begin = |kek: &Kek<'_>| writer.take().map(|writer| begin(kek, writer));
-        let begun = match self.engine.seal_at_hand(&self.state(), 0, &mut begin) {
-            Some(begun) => begun,
+        let stream = match self.engine.seal_at_hand(&self.state(), 0, &mut begin) {
+            Some(stream) => stream,
             None => self.with_primary(0, begin).await?,
         };
         // It runs with the first key there is, and then no other is asked for.
-        Ok(self.expiring(begun.expect("it runs once")?))
+        Ok(self.expiring(stream.expect("it runs once")?))
     }
 
     /// Reads the header from `reader`, gets its KEK, and gives the plaintext to be read, and sought in if `reader` can.

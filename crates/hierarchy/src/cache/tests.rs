@@ -23,7 +23,7 @@ fn try_install(cache: &KekCache, n: u8, ttl: Duration) -> Result<Arc<CachedKek>,
     let requested_at = cache.shared.clock.now();
     let life = Life { requested_at, ttl, refresh: None, max_stale: Duration::ZERO };
     let account = account(cache);
-    cache.install(&account, identity(n), &derived, &life, cache.epoch(&account))
+    cache.install(&account, &identity(n), &derived, &life, cache.epoch(&account))
 }
 
 fn install(cache: &KekCache, n: u8, ttl: Duration) -> Arc<CachedKek> {
@@ -153,7 +153,7 @@ fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
     for invalidate in invalidations {
         let epoch = cache.epoch(&account);
         invalidate();
-        let refused = cache.install(&account, identity(1), &derived, &life, epoch).unwrap_err();
+        let refused = cache.install(&account, &identity(1), &derived, &life, epoch).unwrap_err();
         assert!(matches!(refused, NotInstalled::Outdated), "{refused:?}");
         assert_eq!((cache.len(), cache.memory().slots_used), (0, 0));
         let kek = install(&cache, 1, Duration::from_secs(1));
@@ -190,7 +190,7 @@ fn with_many_shards_the_capacity_holds_over_all_of_them() {
         let identity = KekIdentity { path, id: KekId::from_bytes(id), ..identity(1) };
         let derived = identity.derive(&SecretKey::from_slice(&[1; 32]).unwrap());
         let life = Life::new(&Policy::default(), cache.shared.clock.now(), 0.0);
-        cache.install(&account, identity, &derived, &life, cache.epoch(&account)).unwrap();
+        cache.install(&account, &identity, &derived, &life, cache.epoch(&account)).unwrap();
         assert!(cache.len() <= 5_000);
     }
     assert_eq!((cache.len(), cache.memory().slots_used), (5_000, 5_000));

@@ -43,7 +43,7 @@ impl Engine {
         let (record, derived) = self.generate(account, (self.config.suite, KekVersion::FIRST), epoch, demand).await?;
         // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
         // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
-        let kek = self.install(account, record.identity.clone(), &derived, &life, epoch)?;
+        let kek = self.install(account, &record.identity, &derived, &life, epoch)?;
         drop(derived);
         let unless_stored = Discard { cache: self.cache(), kek: Some(&kek) };
         match self.store_first(account, &record).await? {

@@ -86,13 +86,12 @@ impl Engine {
     async fn try_root_key(&self) -> Result<Duration, KeyError> {
         let canary = || self.local.get().canary.lock().unwrap_or_else(PoisonError::into_inner);
         let known = canary().clone();
-        let known = match known {
-            Some(known) => known,
-            None => {
-                let new = Arc::new(self.new_canary().await?);
-                *canary() = Some(Arc::clone(&new));
-                new
-            }
+        let known = if let Some(known) = known {
+            known
+        } else {
+            let new = Arc::new(self.new_canary().await?);
+            *canary() = Some(Arc::clone(&new));
+            new
         };
         let (path, id) = (&known.identity.path, known.identity.id);
         let asked_at = self.now();

@@ -296,13 +296,13 @@ impl Engine {
         let life = self.life(&account.policy);
         let span = tracing::debug_span!("load_kek", kek_id = %id, version = record.identity.version.get());
         let derived = self.unwrap(account, &record, epoch, demand).instrument(span).await?;
-        self.install(account, record.identity, &derived, &life, epoch)
+        self.install(account, &record.identity, &derived, &life, epoch)
     }
 
     pub(super) fn install(
         &self,
         account: &Arc<AccountState>,
-        identity: keystrata_primitives::KekIdentity,
+        identity: &keystrata_primitives::KekIdentity,
         derived: &DerivedKek,
         life: &Life,
         epoch: Epoch,

@@ -142,10 +142,8 @@ impl Engine {
         let life = self.life(&account.policy);
         let (record, derived) = self.generate(account, (old.identity.suite, version), epoch, demand).await?;
         // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
-        let kek = match account.policy.caches_nothing() {
-            true => None,
-            false => Some(self.install(account, record.identity.clone(), &derived, &life, epoch)?),
-        };
+        let is_cached = !account.policy.caches_nothing();
+        let kek = is_cached.then(|| self.install(account, &record.identity, &derived, &life, epoch)).transpose()?;
         drop(derived);
         let unless_stored = Discard { cache: self.cache(), kek: kek.as_ref() };
         let rotation = match self.store.rotate(old.identity.id, &record).await {

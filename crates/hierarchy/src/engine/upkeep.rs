@@ -10,7 +10,7 @@ use crate::{
     cache::{AccountState, CachedKek},
     clock::Moment,
     error::KeyError,
-    flight::{Answer, For, LoadError},
+    flight::{For, LoadError},
     root::Demand,
 };
 
@@ -49,17 +49,13 @@ impl Engine {
             let _permit = permit;
             // Its record is read again: whoever disabled or destroyed it is to be obeyed.
             let renewed = engine.load_kek(&account, id, None, epoch, &demand).await;
-            engine.note_refresh(&renewed);
+            if let Err(LoadError::Key(error)) = &renewed {
+                tracing::debug!(%error, "a kek could not be renewed ahead of its deadline");
+            }
             renewed
         };
         if local.kek_loads.begin(&runtime, window, key, load) {
             self.signals.refreshes.add(1);
-        }
-    }
-
-    fn note_refresh(&self, renewed: &Answer<Arc<CachedKek>>) {
-        if let Err(LoadError::Key(error)) = renewed {
-            tracing::debug!(%error, "a kek could not be renewed ahead of its deadline");
         }
     }
 
