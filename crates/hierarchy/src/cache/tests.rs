@@ -165,14 +165,16 @@ fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
 #[test]
 fn eviction_takes_what_nobody_used_before_what_somebody_did() {
     let cache = cache(ManualClock::new());
-    let keks: Vec<_> = (0..10).map(|n| install(&cache, n, Duration::from_secs(1))).collect();
+    // Those that are due in one instant have no order.
+    let ttl = |n: u8| Duration::from_secs(1 + u64::from(n));
+    let keks: Vec<_> = (0..10).map(|n| install(&cache, n, ttl(n))).collect();
     for n in [0, 1, 3] {
         keks[n].note_use();
     }
     let is_here = || keks.iter().map(|kek| kek.slot.is_live()).collect::<Vec<_>>();
-    install(&cache, 10, Duration::from_secs(1));
+    install(&cache, 10, ttl(10));
     assert_eq!(is_here().iter().position(|here| !here), Some(2), "the first that was not used");
-    install(&cache, 11, Duration::from_secs(1));
+    install(&cache, 11, ttl(11));
     assert!(!is_here()[0], "its use was a while ago: it was passed over once");
     assert_eq!(cache.len(), 10);
 }
