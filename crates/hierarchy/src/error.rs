@@ -133,8 +133,12 @@ pub enum KeyError {
     /// The operating system gave no random bytes for a new KEK.
     #[error(transparent)]
     Randomness(#[from] RandomnessError),
-    /// The task that was loading the KEK ended without an answer. Trying again helps if the cause is gone.
-    #[error("loading the KEK stopped without an answer: its task panicked, or its tokio runtime was shut down")]
+    /// The KEK was loaded and brought nothing, or was invalidated on its way again and again. Trying again helps if the
+    /// cause is gone.
+    #[error(
+        "loading the KEK stopped without an answer: its task panicked, its tokio runtime was shut down, or the account \
+         was invalidated again and again meanwhile"
+    )]
     Interrupted,
     /// A KEK has to be loaded, and the call was not made from within a tokio runtime, nor was one given to the builder.
     #[error("loading a KEK needs a tokio runtime: call from within one, or give one to `HierarchyBuilder::runtime`")]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use common::{
     TTL, exact, row,
@@ -93,6 +93,31 @@ async fn warming_has_few_loads_under_way_and_leaves_off_when_it_is_dropped() {
     tricky.root.hold(Hold::Nothing);
     settle().await;
     assert_eq!((tricky.root.calls(), keys.cached_keks()), (40 + 16, 16));
+}
+
+#[tokio::test]
+async fn warming_survives_a_caller_who_leaves_the_load_it_joined_and_an_invalidation() {
+    let tricky = Tricky::new();
+    let sealed = tricky.sealed_for("acme").await;
+    let keys = tricky.process(exact());
+    let acme = keys.account("acme").unwrap();
+    tricky.root.withdraws.store(true, Ordering::SeqCst);
+    tricky.root.hold(Hold::Everything);
+    let opening = tokio::spawn(async move { acme.open(&sealed, &row(1)).await });
+    settle().await;
+    let warming = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.warm([path("acme")]).await.unwrap() }
+    });
+    settle().await;
+    assert_eq!(tricky.root.calls(), 2, "it joined");
+    opening.abort();
+    settle().await;
+    assert_eq!(tricky.root.calls(), 3, "one of its own");
+    keys.invalidate_all();
+    tricky.root.hold(Hold::Nothing);
+    let warmed = warming.await.unwrap();
+    assert_eq!((warmed.ready, warmed.failed.len(), tricky.root.calls()), (1, 0, 4));
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, sync::Arc};
 use keystrata_primitives::KeyPath;
 use tokio::task::JoinSet;
 
-use super::{Engine, RefreshPermit, load::RETRY};
+use super::{
+    Engine, RefreshPermit,
+    load::{RETRY, TRIES},
+};
 use crate::{
     cache::{AccountState, CachedKek},
     clock::Moment,
@@ -112,19 +115,23 @@ impl Engine {
         {
             return Ok(true);
         }
-        let Some(record) = self.stored_primary(&account).await? else { return Ok(false) };
-        let (runtime, read_at, epoch) = (self.runtime()?, self.now(), self.cache().epoch(&account));
-        if let Some(denial) = self.denial(&account, epoch) {
-            return Err(denial);
-        }
-        let (id, demand) = (record.identity.id, Demand::background());
-        match self.load_kek_shared(&runtime, &account, id, Some(record), epoch, For::Load(&demand)).await {
-            Ok(kek) => {
-                self.know_primary(&account, kek, read_at, epoch);
-                Ok(true)
+        for _ in 0..TRIES {
+            let epoch = self.cache().epoch(&account);
+            let Some(record) = self.stored_primary(&account).await? else { return Ok(false) };
+            let (runtime, read_at) = (self.runtime()?, self.now());
+            if let Some(denial) = self.denial(&account, epoch) {
+                return Err(denial);
             }
-            Err(LoadError::Key(error)) => Err(error),
-            Err(LoadError::Outdated) => Err(KeyError::Interrupted),
+            let (id, demand) = (record.identity.id, Demand::background());
+            match self.load_kek_shared(&runtime, &account, id, Some(record), epoch, For::Load(&demand)).await {
+                Ok(kek) => {
+                    self.know_primary(&account, kek, read_at, epoch);
+                    return Ok(true);
+                }
+                Err(LoadError::Key(error)) => return Err(error),
+                Err(LoadError::Outdated) => {}
+            }
         }
+        Err(KeyError::Interrupted)
     }
 }
