@@ -94,7 +94,7 @@ impl Account {
     /// - [`OpenError::Envelope`]: the bytes are not an envelope, or of an unknown version or suite, or cut short. Nothing
     ///   was looked up.
     /// - [`OpenError::Context`]: the context breaks one of its own rules. Nothing was looked up.
-    /// - [`OpenError::Key`]: the KEK could not be had; [`KeyError::NotFound`](crate::KeyError::NotFound) if this account
+    /// - [`OpenError::Key`]: the KEK could not be had; [`KeyError::NotFound`] if this account
     ///   has no such KEK.
     /// - [`OpenError::Rejected`]: wrong account, wrong context or altered bytes, deliberately not told apart.
     /// - [`OpenError::SuiteMismatch`]: the suite byte was altered.
