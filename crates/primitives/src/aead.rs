@@ -100,6 +100,16 @@ impl ChunkCipher {
     /// Seals all of `chunk` but its last 16 bytes, which the tag overwrites.
     pub(crate) fn seal_in_place(&self, nonce: &[u8; CHUNK_NONCE_LEN], chunk: &mut [u8]) {
         let (body, tag) = chunk.split_last_chunk_mut::<TAG_LEN>().expect("callers leave room for the tag");
+        self.seal_in_place_detached(nonce, body, tag);
+    }
+
+    /// Seals all of `body`; the tag goes elsewhere.
+    pub(crate) fn seal_in_place_detached(
+        &self,
+        nonce: &[u8; CHUNK_NONCE_LEN],
+        body: &mut [u8],
+        tag: &mut [u8; TAG_LEN],
+    ) {
         match &self.0 {
             #[cfg(feature = "aws-lc-rs")]
             Cipher::AwsLc(cipher) => cipher.seal_in_place(nonce, body, tag),

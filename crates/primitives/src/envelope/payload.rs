@@ -1,5 +1,7 @@
 //! The keys of one object, and what is done with them to its chunks.
 
+use zeroize::Zeroize;
+
 use super::header::{CHUNK_LEN, COMMITMENT_LEN, SEALED_CHUNK_LEN};
 use crate::{
     aead::{CHUNK_NONCE_LEN, ChunkCipher, Mismatch, TAG_LEN},
@@ -10,6 +12,10 @@ use crate::{
     wipe::Wiped,
     wire,
 };
+
+/// Chunks sealed in place before they are moved. With one, 64 MiB take half as long again; with more, the last to be
+/// sealed are no longer in the nearest cache when they are moved.
+const GROUP: usize = 8;
 
 const LABEL: [u8; 24] = wire::label(b"keystrata v1 payload");
 
@@ -82,19 +88,22 @@ impl Chunks {
 
     /// Seals the first `len` bytes of `body`, which has the length of their chunks.
     pub(super) fn seal_all_in_place(&self, len: usize, body: &mut [u8]) {
-        // From the last to the first: every chunk moves up over the places of later ones, never of an earlier one.
-        for number in (0..=len / CHUNK_LEN).rev() {
-            let from = number * CHUNK_LEN..len.min((number + 1) * CHUNK_LEN);
-            let to = number * SEALED_CHUNK_LEN;
-            let end = to + from.len() + TAG_LEN;
-            if from.end <= to {
-                // From 16 MiB on a chunk's two places do not overlap, and the cipher moves it. It leaves the plaintext where
-                // it was, but when all is done every byte of `body` has been written.
-                let (front, back) = body.split_at_mut(to);
-                self.seal(number as u64, &front[from], &mut back[..end - to]);
-            } else {
+        let place = |number: usize| number * CHUNK_LEN..len.min((number + 1) * CHUNK_LEN);
+        // From the last to the first: every chunk moves up over the places of later ones, never of an earlier one. In a group
+        // the cipher goes forward, as the processor prefetches. It seals before the move, so no plaintext is left anywhere.
+        let mut end = len / CHUNK_LEN + 1;
+        while end > 0 {
+            let group = end.saturating_sub(GROUP)..end;
+            end = group.start;
+            let mut tags = [[0; TAG_LEN]; GROUP];
+            for (number, tag) in group.clone().zip(&mut tags) {
+                self.0.seal_in_place_detached(&nonce(number as u64), &mut body[place(number)], tag);
+            }
+            for (number, tag) in group.zip(&tags).rev() {
+                let (from, to) = (place(number), number * SEALED_CHUNK_LEN);
+                let tag_at = to + from.len();
                 body.copy_within(from, to);
-                self.seal_in_place(number as u64, &mut body[to..end]);
+                body[tag_at..][..TAG_LEN].copy_from_slice(tag);
             }
         }
     }
@@ -110,22 +119,18 @@ impl Chunks {
         Ok(())
     }
 
-    /// Opens all of `body` to its own front. What is after the plaintext then is bytes of the envelope.
+    /// Opens all of `body` to its own front. What is after the plaintext then is zero.
     pub(super) fn open_all_in_place(&self, body: &mut [u8]) -> Result<(), Mismatch> {
+        let mut end = 0;
         for number in 0..body.len().div_ceil(SEALED_CHUNK_LEN) {
             let from = number * SEALED_CHUNK_LEN..body.len().min((number + 1) * SEALED_CHUNK_LEN);
-            let to = number * CHUNK_LEN;
-            let end = to + from.len();
-            if to + from.len() - TAG_LEN <= from.start {
-                // From 16 MiB on a chunk's two places do not overlap, and the cipher moves it.
-                let (front, back) = body.split_at_mut(from.start);
-                self.open(number as u64, &back[..from.len()], &mut front[to..to + from.len() - TAG_LEN])?;
-            } else {
-                // Moved while still sealed, so that no plaintext is left where it came from.
-                body.copy_within(from, to);
-                self.open_in_place(number as u64, &mut body[to..end])?;
-            }
+            self.open_in_place(number as u64, &mut body[from.clone()])?;
+            let (to, len) = (number * CHUNK_LEN, from.len() - TAG_LEN);
+            body.copy_within(from.start..from.start + len, to);
+            end = to + len;
         }
+        // Of the plaintext that the moves left behind, what none of them has overwritten.
+        body[end..].zeroize();
         Ok(())
     }
 }

@@ -91,21 +91,37 @@ fn lengths_are_those_of_cobblestone() {
     }
 }
 
-/// Beyond 16 MiB a chunk's places before and after do not overlap, and it is moved another way. One suite and one length,
-/// since pure Rust without optimisation takes its time.
+/// Chunks are sealed in place by groups. One suite, since pure Rust without optimisation takes its time.
 #[test]
-fn a_long_object_in_place_is_the_one_sealed_out_of_place() {
+fn groups_of_chunks_in_place_are_those_sealed_out_of_place() {
     let chunks = Chunks(ChunkCipher::new(Suite::Aes256Gcm, &[7; 32]));
-    let len = 1025 * CHUNK_LEN + 9;
-    let plaintext: Vec<u8> = (0..len).map(|i| u8::try_from((i ^ (i >> 8) ^ (i >> 14)) % 256).unwrap()).collect();
-    let mut sealed = vec![0; sealed_len(len).unwrap() - HEADER_LEN];
-    chunks.seal_all(&plaintext, &mut sealed);
-    let mut in_place = plaintext.clone();
-    in_place.resize(sealed.len(), 0);
-    chunks.seal_all_in_place(len, &mut in_place);
-    assert!(in_place == sealed);
-    chunks.open_all_in_place(&mut in_place).unwrap();
-    assert!(in_place[..len] == plaintext);
+    for count in [GROUP - 1, GROUP, GROUP + 1, 2 * GROUP - 1, 2 * GROUP, 2 * GROUP + 1] {
+        let len = count * CHUNK_LEN + 9;
+        let plaintext: Vec<u8> = (0..len).map(|i| u8::try_from((i ^ (i >> 8) ^ (i >> 14)) % 256).unwrap()).collect();
+        let mut sealed = vec![0; sealed_len(len).unwrap() - HEADER_LEN];
+        chunks.seal_all(&plaintext, &mut sealed);
+        let mut in_place = plaintext.clone();
+        in_place.resize(sealed.len(), 0);
+        chunks.seal_all_in_place(len, &mut in_place);
+        assert!(in_place == sealed, "{count} chunks and 9 bytes");
+        chunks.open_all_in_place(&mut in_place).unwrap();
+        assert!(in_place[..len] == plaintext, "{count} chunks and 9 bytes");
+    }
+}
+
+/// A chunk is opened where it is and moved, which leaves the end of a later one behind.
+#[test]
+fn opening_in_place_leaves_nothing_beyond_the_plaintext() {
+    for suite in Suite::ALL {
+        let chunks = Chunks(ChunkCipher::new(suite, &[7; 32]));
+        for len in [0, 1, CHUNK_LEN, CHUNK_LEN + 1, 3 * CHUNK_LEN, 4 * CHUNK_LEN - 1] {
+            let mut body = vec![0; sealed_len(len).unwrap() - HEADER_LEN];
+            chunks.seal_all(&vec![0x55; len], &mut body);
+            chunks.open_all_in_place(&mut body).unwrap();
+            assert!(body[..len].iter().all(|byte| *byte == 0x55), "{len} bytes");
+            assert!(body[len..].iter().all(|byte| *byte == 0), "{len} bytes");
+        }
+    }
 }
 
 #[test]
