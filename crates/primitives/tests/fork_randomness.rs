@@ -3,6 +3,7 @@
 //! The same check is made of a source that keeps a batch in user space, and finds the repeats that such a source makes.
 
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     cell::RefCell,
@@ -153,9 +154,13 @@ fn repeats_over_forks(seal: Seal, suite: Suite) -> Repeats {
         let mut failed = 0;
         for _ in 0..FORKS {
             // The forking thread is in mid-use too, and goes on afterwards.
-            many(seal, &kek, 5).iter().for_each(|headers| seen.add(headers));
+            for headers in &many(seal, &kek, 5) {
+                seen.add(headers);
+            }
             let before = progress.load(Ordering::Relaxed);
-            while progress.load(Ordering::Relaxed) == before && !workers.iter().all(|worker| worker.is_finished()) {
+            while progress.load(Ordering::Relaxed) == before
+                && !workers.iter().all(thread::ScopedJoinHandle::is_finished)
+            {
                 thread::yield_now();
             }
             let (mut reader, mut writer) = std::io::pipe().unwrap();
@@ -166,7 +171,9 @@ fn repeats_over_forks(seal: Seal, suite: Suite) -> Repeats {
             let headers = sent.as_chunks::<HEADER_LEN>().0;
             failed += usize::from(headers.len() != 2 * 4 * (SEALS / 2));
             headers.as_chunks::<2>().0.iter().for_each(|headers| seen.add(headers));
-            many(seal, &kek, SEALS).iter().for_each(|headers| seen.add(headers));
+            for headers in &many(seal, &kek, SEALS) {
+                seen.add(headers);
+            }
         }
         // Before anything that may fail, or the workers would go on for ever.
         done.store(true, Ordering::Relaxed);

@@ -4,6 +4,8 @@
 //! parent reads its memory.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::similar_names, reason = "what a sealer made is sealed")]
 
 use std::{
     convert::Infallible,
