@@ -103,7 +103,7 @@ fn hits() {
     println!("\nboth clocks: {:.0} ns", least(times)[0]);
 }
 
-fn hits_of(site: &Site, suite: Suite, which: &str, of: usize) {
+fn hits_of(filled: &Site, suite: Suite, which: &str, of: usize) {
     let id = KekId::generate().unwrap();
     let path = KeyPath::account("account 0").unwrap();
     let identity = KekIdentity { suite, version: KekVersion::FIRST, id, path };
@@ -115,7 +115,7 @@ fn hits_of(site: &Site, suite: Suite, which: &str, of: usize) {
     let (mut next, mut at) = (0, 0);
     let mut account = || {
         next = (next + 7_919) % of;
-        &site.accounts[next]
+        &filled.accounts[next]
     };
     let sealed: Vec<Vec<u8>> = site
         .accounts
@@ -135,12 +135,12 @@ fn hits_of(site: &Site, suite: Suite, which: &str, of: usize) {
         }),
         Box::new(|| {
             at = (at + 7_919) % sealed.len();
-            black_box(site.accounts[at].try_open(black_box(&sealed[at]), &context).unwrap().unwrap());
+            black_box(filled.accounts[at].try_open(black_box(&sealed[at]), &context).unwrap().unwrap());
         }),
     ]);
     println!(
         "| {}, {which} | {} | 64 | {bare_seal:.0} | {seal:.0} | **{:.0}** | {bare_open:.0} | {open:.0} | **{:.0}** |",
-        site.accounts.len(),
+        filled.accounts.len(),
         suite.to_byte(),
         seal - bare_seal,
         open - bare_open
@@ -251,8 +251,8 @@ fn inserts() {
             times
         });
         times.sort_unstable();
-        let at = |part: f64| times[((times.len() as f64 * part) as usize).min(times.len() - 1)];
-        println!("| {what} | {:?} | {:?} | {:?} | {:?} |", at(0.5), at(0.999), at(0.9999), at(1.0));
+        let at = |per_myriad: usize| times[(times.len() * per_myriad / 10_000).min(times.len() - 1)];
+        println!("| {what} | {:?} | {:?} | {:?} | {:?} |", at(5_000), at(9_990), at(9_999), at(10_000));
     }
 }
 
