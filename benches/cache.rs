@@ -117,7 +117,7 @@ fn hits_of(filled: &Site, suite: Suite, which: &str, of: usize) {
         next = (next + 7_919) % of;
         &filled.accounts[next]
     };
-    let sealed: Vec<Vec<u8>> = site
+    let sealed: Vec<Vec<u8>> = filled
         .accounts
         .iter()
         .take(of.min(20_000))

@@ -3,7 +3,7 @@
 //!
 //! Every run follows from its seed. A failing one is printed; run it alone with `KEYSTRATA_SEED=… cargo test -p
 //! keystrata-hierarchy --test simulation`. `KEYSTRATA_SEEDS=…` says how many there are.
-#![allow(clippy::unwrap_used)] // test code outside a #[test]
+#![allow(clippy::unchecked_time_subtraction, clippy::unwrap_used)] // constants and helpers of the tests
 
 #[path = "simulation/model.rs"]
 mod model;

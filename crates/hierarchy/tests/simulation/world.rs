@@ -145,11 +145,11 @@ impl World {
             let order = state.next();
             state.calls.push(Call { process, account: account.clone(), kek, sent, order, answer: None });
             let index = state.calls.len() - 1;
-            let (send, answer) = oneshot::channel();
+            let (gate, answer) = oneshot::channel();
             if state.answers_at_once {
-                let _ = send.send(());
+                let _ = gate.send(());
             } else {
-                state.waiting.insert(index, send);
+                state.waiting.insert(index, gate);
             }
             (index, answer)
         };
