@@ -140,6 +140,11 @@ impl Shard {
         self.take(unused.flatten().unwrap_or(next))
     }
 
+    /// The KEKs that are due at `boot`, left where they are.
+    pub(super) fn due(&self, boot: u64) -> Vec<Arc<CachedKek>> {
+        self.by_due.range(..=(boot, usize::MAX)).map(|(_, held)| Arc::clone(&held.kek)).collect()
+    }
+
     /// Takes out at most `limit` KEKs that are due at `boot`, and says when the next one is.
     pub(super) fn take_due(&mut self, boot: u64, limit: usize, out: &mut Vec<Held>) -> Option<u64> {
         while let Some((&due, _)) = self.by_due.first_key_value() {
