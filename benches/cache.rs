@@ -202,11 +202,7 @@ fn memory() {
         let report = keys.memory();
         assert_eq!((keys.cached_keks(), others.keys.cached_keks()), (count, 10_000));
         let locked = report.secret_bytes + report.locked_bytes;
-        println!(
-            "| {count} | {:.0} | {:.0} |",
-            grown as f64 / (count - 100) as f64,
-            locked as f64 / count as f64
-        );
+        println!("| {count} | {:.0} | {:.0} |", grown as f64 / (count - 100) as f64, locked as f64 / count as f64);
     }
 }
 

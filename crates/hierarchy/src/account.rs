@@ -150,7 +150,7 @@ impl Account {
         let kek = self.engine.primary_once(&state).await?;
         self.engine.note_miss_once();
         self.engine.note_seal(&state, kek.id(), len);
-        Ok(kek.with_key(f))
+        kek.with_key(self.engine.now(), f).ok_or(KeyError::Late { ttl: state.policy.kek_ttl() })
     }
 
     /// Runs `f` with the KEK of this id, which has to be got.
@@ -165,7 +165,7 @@ impl Account {
         }
         let kek = self.engine.kek_once(&state, id).await?;
         self.engine.note_miss_once();
-        Ok(kek.with_key(f))
+        kek.with_key(self.engine.now(), f).ok_or(KeyError::Late { ttl: state.policy.kek_ttl() })
     }
 
     /// The account's state in this process: a handle that came along through a fork has its parent's.

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use keystrata_memory::{Arena, ArenaConfig, MemoryReport, process_epoch};
+use keystrata_memory::{Arena, ArenaConfig, MemoryError, MemoryReport, process_epoch};
 use keystrata_primitives::{DerivedKek, KekId, KekIdentity, KeyPath};
 use secrecy::ExposeSecret;
 
@@ -126,7 +126,7 @@ impl Shared {
             held.kek.overwrite();
         }
         self.len.fetch_sub(held.len(), Ordering::Relaxed);
-        self.signals.wiped.add(held.len() as u64);
+        sweeper::counted(|| self.signals.wiped.add(held.len() as u64));
         held.len()
     }
 
@@ -227,10 +227,17 @@ impl KekCache {
         // One copy of the path for all that is kept.
         let identity = KekIdentity { path: account.path.clone(), ..*identity };
         let was_degraded = self.memory().is_degraded();
-        let slot =
-            shared.arena.store(derived.expose_secret()).map_err(KeyError::Memory).map_err(NotInstalled::Failed)?;
-        let kek = Arc::new(CachedKek::new(identity, slot, life));
         let index = shared.shard_index(&account.path);
+        let slot = loop {
+            match shared.arena.store(derived.expose_secret()) {
+                Ok(slot) => break slot,
+                // Another took the slot that there was room for. Each eviction frees one, so this ends.
+                Err(MemoryError::Forked) => return Err(NotInstalled::Failed(KeyError::Memory(MemoryError::Forked))),
+                Err(_) if shared.evict(index, None) => {}
+                Err(error) => return Err(NotInstalled::Failed(KeyError::Memory(error))),
+            }
+        };
+        let kek = Arc::new(CachedKek::new(identity, slot, life));
         shared.len.fetch_add(1, Ordering::Relaxed);
         let inserted = {
             let mut locked = shared.shard_at(index);
@@ -251,11 +258,11 @@ impl KekCache {
                 return Err(refused);
             }
         };
-        shared.overwrite(replaced.as_slice());
-        while shared.len() > shared.capacity && shared.evict(index, Some(&kek)) {}
         if shared.agenda.note(due) || shared.agenda.has_jumped(shared.clock.now()) {
             shared.alarm.ring();
         }
+        shared.overwrite(replaced.as_slice());
+        while shared.len() > shared.capacity && shared.evict(index, Some(&kek)) {}
         // Last: whatever a subscriber does, the key is in the index and will be overwritten.
         let report = self.memory();
         if report.is_degraded() && !was_degraded {
@@ -288,6 +295,7 @@ impl KekCache {
             Some(newest) => account.set_primary(&newest, renew_from, valid_until),
             None => account.note_version(kek.identity().version),
         }
+        account.forget_older();
     }
 
     /// Overwrites one KEK now.
@@ -367,6 +375,9 @@ impl KekCache {
         let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
         // One that ended, since a clock panicked, is replaced.
         if sweeper.as_ref().is_none_or(JoinHandle::is_finished) {
+            if self.shared.is_closed() {
+                return Err(KeyError::Closed);
+            }
             let shared = Arc::clone(&self.shared);
             shared.clock.expect_sleeper(&shared.alarm);
             let thread = std::thread::Builder::new().name("keystrata-sweep".into());

@@ -15,16 +15,16 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use keystrata_memory::{ArenaConfig, ProcessLocal};
+use keystrata_memory::{ArenaConfig, ProcessLocal, process_epoch};
 use keystrata_primitives::{DerivedKek, Kek, KekId, KekIdentity, KekRecord, KekVersion, KeyPath, Suite};
 use tokio::runtime::Handle;
 
-use self::health::Canary;
+use self::{health::Canary, upkeep::Refreshes};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, KekCache, Life},
     clock::{Clock, Moment},
@@ -78,6 +78,8 @@ pub(crate) struct Engine {
     signals: Arc<Signals>,
     /// For a forked child too.
     is_closed: AtomicBool,
+    /// The process that built it.
+    process: u64,
     /// A forked child starts with empty ones: its parent's keys are not in its memory, nor are its tasks.
     local: ProcessLocal<Local>,
 }
@@ -90,8 +92,7 @@ struct Local {
     creations: Arc<Flights<KeyPath, Arc<KekRecord>>>,
     rotations: Arc<Flights<(KeyPath, Option<KekId>), KekVersion>>,
     refusals: Refusals,
-    /// Loads under way that are ahead of a deadline.
-    refreshes: Arc<AtomicUsize>,
+    refreshes: Arc<Refreshes>,
     chance: Mutex<fastrand::Rng>,
     canary: Mutex<Option<Arc<Canary>>>,
 }
@@ -123,6 +124,8 @@ pub(crate) enum UsableKek {
 pub(crate) struct OneTimeKek {
     identity: KekIdentity,
     derived: DerivedKek,
+    /// It is not in a slot that somebody would overwrite, so it must not wait for its use either.
+    deadline: Moment,
 }
 
 impl UsableKek {
@@ -130,7 +133,7 @@ impl UsableKek {
     pub(crate) fn with_key<R>(&self, now: Moment, f: impl FnOnce(&Kek<'_>) -> R) -> Option<R> {
         match self {
             Self::Cached(kek) => kek.with_key(now, f),
-            Self::Once(kek) => Some(kek.with_key(f)),
+            Self::Once(kek) => kek.with_key(now, f),
         }
     }
 }
@@ -149,8 +152,9 @@ impl OneTimeKek {
         self.identity.id
     }
 
-    pub(crate) fn with_key<R>(&self, f: impl FnOnce(&Kek<'_>) -> R) -> R {
-        f(&self.derived.kek(&self.identity))
+    /// Runs `f` with the key; `None` if its time is up.
+    pub(crate) fn with_key<R>(&self, now: Moment, f: impl FnOnce(&Kek<'_>) -> R) -> Option<R> {
+        (!now.has_reached(self.deadline)).then(|| f(&self.derived.kek(&self.identity)))
     }
 }
 
@@ -167,7 +171,16 @@ impl Engine {
             let (clock, config, signals) = &of_child;
             Local::new(Arc::clone(clock), config, Arc::clone(signals))
         });
-        Arc::new(Self { root, store, clock, config, signals, is_closed: AtomicBool::new(false), local })
+        Arc::new(Self {
+            root,
+            store,
+            clock,
+            config,
+            signals,
+            is_closed: AtomicBool::new(false),
+            process: process_epoch(),
+            local,
+        })
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -196,8 +209,9 @@ impl Engine {
 
     fn runtime(&self) -> Result<Handle, KeyError> {
         match &self.config.runtime {
-            Some(handle) => Ok(handle.clone()),
-            None => Handle::try_current().map_err(|_| KeyError::NoRuntime),
+            // In a forked child nobody drives its parent's.
+            Some(handle) if process_epoch() == self.process => Ok(handle.clone()),
+            _ => Handle::try_current().map_err(|_| KeyError::NoRuntime),
         }
     }
 
@@ -280,7 +294,7 @@ impl Engine {
 
     /// After a seal under this KEK: counts it, and begins a rotation if the KEK has sealed enough.
     pub(crate) fn note_seal(self: &Arc<Self>, account: &Arc<AccountState>, id: KekId, len: usize) {
-        if account.count_seal(len) {
+        if account.count_seal(id, len) {
             self.begin_rotation(account, id);
         }
     }
@@ -324,23 +338,6 @@ impl fmt::Debug for Engine {
             .field("config", &self.config)
             .field("cache", self.cache())
             .finish_non_exhaustive()
-    }
-}
-
-/// One of the loads under way that are ahead of a deadline.
-struct RefreshPermit(Arc<AtomicUsize>);
-
-impl RefreshPermit {
-    fn take(under_way: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let permit = Self(Arc::clone(under_way));
-        // Counted first, and given back by the drop if it is one too many.
-        (under_way.fetch_add(1, Ordering::Relaxed) < most).then_some(permit)
-    }
-}
-
-impl Drop for RefreshPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -231,7 +231,8 @@ impl HierarchyBuilder {
     ///
     /// By default callers on several runtimes share KEKs, but each runtime makes its own calls for those it waits for: one
     /// that nobody drives any more must not hold the others up. Give the runtime that the KMS client lives on to have one
-    /// call for all of them, and to be able to call from outside any. It must outlive the hierarchy.
+    /// call for all of them, and to be able to call from outside any. It must outlive the hierarchy. A forked child, in which
+    /// nobody drives it, loads where it is asked.
     pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
         self.config.runtime = Some(runtime);
         self

@@ -5,13 +5,13 @@
 //! forgotten, by the engine's clock, and the epoch that it was made under: an invalidation forgets it too.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
     sync::Arc,
     time::Duration,
 };
 
 use keystrata_primitives::{KekId, KekRecord, KeyPath};
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{
     cache::{AccountState, Epoch},
@@ -58,12 +58,7 @@ impl<T: PartialEq> Refusal<T> {
 
 impl Refusals {
     pub(crate) fn new() -> Self {
-        Self {
-            denied: Cache::new(CAPACITY),
-            corrupt: Cache::new(CAPACITY),
-            not_found: Cache::new(CAPACITY),
-            hasher: RandomState::new(),
-        }
+        Self { denied: list(), corrupt: list(), not_found: list(), hasher: RandomState::new() }
     }
 
     /// The KMS denied one of the account's KEKs, and the account was invalidated for it: `epoch` is the one since then.
@@ -105,6 +100,11 @@ impl Refusals {
     fn hash(&self, record: &KekRecord) -> u64 {
         self.hasher.hash_one(record.encode().unwrap_or_default())
     }
+}
+
+/// A bounded list that lets the oldest go. What is forgotten by the engine's clock is let go of by the machine's too.
+fn list<K: Eq + Hash + Send + Sync + 'static, V: Clone + Send + Sync + 'static>() -> Cache<K, V> {
+    Cache::builder().max_capacity(CAPACITY).eviction_policy(EvictionPolicy::lru()).time_to_live(2 * DENIED).build()
 }
 
 fn name(record: &KekRecord) -> (KeyPath, KekId) {

@@ -44,3 +44,13 @@ fn a_child_finds_closed_what_its_parent_closed() {
         matches!(refused, Err(SealError::Key(KeyError::Closed)))
     }));
 }
+
+#[test]
+fn a_forked_child_does_not_wait_for_its_parents_runtime() {
+    let fixture = Fixture::new();
+    let loads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let acme = fixture.builder().runtime(loads.handle().clone()).build().unwrap().account("acme").unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let sealed = runtime().block_on(acme.seal(b"x", &row(1))).unwrap();
+    assert!(in_forked_child(|| runtime().block_on(acme.open(&sealed, &row(1))).unwrap() == b"x"));
+}

@@ -3,14 +3,14 @@
 use std::{
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use keystrata_primitives::{KekVersion, KeyPath};
+use keystrata_primitives::{KekId, KekVersion, KeyPath};
 
 use super::{Shared, kek::CachedKek};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 /// One account in one process. Lives as long as a handle, a cached KEK or a load of it does.
 ///
-/// Whatever changes here changes under the lock of the account's shard; a hit reads without it.
+/// Its primary changes under the lock of the account's shard; a hit reads without it.
 pub(crate) struct AccountState {
     pub(crate) path: KeyPath,
     pub(crate) policy: Policy,
@@ -37,16 +37,17 @@ pub(crate) struct AccountState {
     /// The newest version that was ever primary here.
     newest: AtomicU32,
     /// Where the policy has a ceiling only.
-    uses: Option<Box<Uses>>,
+    uses: Option<Box<Mutex<Uses>>>,
 }
 
-/// What this process sealed under the primary.
+/// What this process sealed under one KEK.
 #[derive(Default)]
 struct Uses {
-    wraps: AtomicU64,
-    bytes: AtomicU64,
-    /// By boot time: until when somebody has taken it upon himself to replace the primary.
-    rotation_claimed_until: AtomicU64,
+    under: Option<KekId>,
+    wraps: u64,
+    bytes: u64,
+    /// By boot time: until when somebody has taken it upon himself to replace it.
+    rotation_claimed_until: u64,
 }
 
 impl AccountState {
@@ -108,11 +109,6 @@ impl AccountState {
         if self.newest().is_some_and(|newest| kek.identity.version < newest) {
             return;
         }
-        let is_another = self.primary.load().as_ref().is_none_or(|primary| primary.id() != kek.id());
-        if is_another {
-            // A KEK that expired and came back is counted from zero; see `PolicyBuilder::max_wraps`.
-            self.restart_counts();
-        }
         self.note_version(kek.identity.version);
         self.valid_until.store(nanos(valid_until.boot), Ordering::Relaxed);
         self.renew_from.store(nanos(renew_from.boot), Ordering::Relaxed);
@@ -134,31 +130,41 @@ impl AccountState {
         KekVersion::new(self.newest.load(Ordering::Relaxed))
     }
 
-    /// Counts from zero what is sealed under a new primary.
-    pub(crate) fn restart_counts(&self) {
-        if let Some(uses) = &self.uses {
-            uses.wraps.store(0, Ordering::Relaxed);
-            uses.bytes.store(0, Ordering::Relaxed);
-            uses.rotation_claimed_until.store(0, Ordering::Relaxed);
+    /// Lets go of a primary that is older than the newest seen. Under the lock of the shard.
+    pub(super) fn forget_older(&self) {
+        let is_older = |kek: &Arc<CachedKek>| self.newest().is_some_and(|newest| kek.identity.version < newest);
+        if self.primary.load().as_ref().is_some_and(is_older) {
+            self.primary.store(None);
         }
     }
 
-    /// Whether the caller is the one to replace the primary; nobody else is until `again`.
-    pub(crate) fn claim_rotation(&self, now: Moment, again: Duration) -> bool {
-        let Some(uses) = &self.uses else { return false };
-        let (now, claimed) = (nanos(now.boot), uses.rotation_claimed_until.load(Ordering::Relaxed));
-        let next = now.saturating_add(nanos(again));
-        now >= claimed
-            && uses.rotation_claimed_until.compare_exchange(claimed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    /// Whether the caller is the one to replace the KEK; nobody else is until `again`.
+    pub(crate) fn claim_rotation(&self, worn: KekId, now: Moment, again: Duration) -> bool {
+        let Some(mut uses) = self.uses_of(worn) else { return false };
+        let now = nanos(now.boot);
+        let is_free = now >= uses.rotation_claimed_until;
+        if is_free {
+            uses.rotation_claimed_until = now.saturating_add(nanos(again));
+        }
+        is_free
     }
 
-    /// Counts one object of `len` bytes sealed under the primary, and says whether its KEK has sealed enough.
-    pub(crate) fn count_seal(&self, len: usize) -> bool {
-        let Some(uses) = &self.uses else { return false };
-        let len = len as u64;
-        let wraps = uses.wraps.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = uses.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
-        self.policy.ceilings().are_reached(wraps, bytes)
+    /// Counts one object of `len` bytes sealed under the KEK, and says whether it has sealed enough.
+    pub(crate) fn count_seal(&self, under: KekId, len: usize) -> bool {
+        let Some(mut uses) = self.uses_of(under) else { return false };
+        uses.wraps = uses.wraps.saturating_add(1);
+        uses.bytes = uses.bytes.saturating_add(len as u64);
+        self.policy.ceilings().are_reached(uses.wraps, uses.bytes)
+    }
+
+    /// The counts of one KEK, from zero if another was counted before. `None` where nothing is counted.
+    fn uses_of(&self, under: KekId) -> Option<MutexGuard<'_, Uses>> {
+        // No code panics while it holds the lock.
+        let mut uses = self.uses.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if uses.under != Some(under) {
+            *uses = Uses { under: Some(under), ..Uses::default() };
+        }
+        Some(uses)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Shard {
     keks: HashTable<Arc<CachedKek>>,
     by_due: BTreeMap<Due, Held>,
     /// What real time is ahead of boot time, as `by_due` is in order by.
-    offset: u64,
+    offset: i64,
     hasher: RandomState,
     pub(super) is_closed: bool,
 }
@@ -54,16 +54,16 @@ impl Held {
 /// Which of the two clocks says when a KEK is due, as boot time.
 ///
 /// `offset` is what real time is ahead of boot time: while it stands, one order by boot time holds for both.
-fn due_at(end: Nanos, offset: u64) -> u64 {
-    end.boot.min(end.real.saturating_sub(offset))
+fn due_at(end: Nanos, offset: i64) -> u64 {
+    end.boot.min(end.real.saturating_sub_signed(offset))
 }
 
-fn due(kek: &Arc<CachedKek>, offset: u64) -> Due {
+fn due(kek: &Arc<CachedKek>, offset: i64) -> Due {
     (due_at(kek.end(), offset), Arc::as_ptr(kek) as usize)
 }
 
 impl Shard {
-    pub(super) fn new(offset: u64) -> Self {
+    pub(super) fn new(offset: i64) -> Self {
         Self { offset, ..Self::default() }
     }
 
@@ -175,7 +175,7 @@ impl Shard {
     }
 
     /// Puts all KEKs in order anew, after real time was set.
-    pub(super) fn reorder(&mut self, offset: u64) {
+    pub(super) fn reorder(&mut self, offset: i64) {
         self.offset = offset;
         let held = mem::take(&mut self.by_due).into_values();
         self.by_due = held.map(|held| (due(&held.kek, offset), held)).collect();

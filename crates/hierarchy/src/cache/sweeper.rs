@@ -2,7 +2,7 @@
 
 use std::{
     panic::{self, AssertUnwindSafe},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Agenda {
     sleeps_until: AtomicU64,
     earliest: AtomicU64,
     /// What real time is ahead of boot time, as the index is in order by.
-    offset: AtomicU64,
+    offset: AtomicI64,
 }
 
 impl Agenda {
@@ -34,11 +34,11 @@ impl Agenda {
         Self {
             sleeps_until: AtomicU64::new(u64::MAX),
             earliest: AtomicU64::new(u64::MAX),
-            offset: AtomicU64::new(offset(now)),
+            offset: AtomicI64::new(offset(now)),
         }
     }
 
-    pub(super) fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> i64 {
         self.offset.load(Ordering::Relaxed)
     }
 
@@ -55,8 +55,10 @@ impl Agenda {
     }
 }
 
-fn offset(now: Moment) -> u64 {
-    nanos(now.real).saturating_sub(nanos(now.boot))
+/// Negative where real time was never set.
+fn offset(now: Moment) -> i64 {
+    let (real, boot) = (nanos(now.real).cast_signed(), nanos(now.boot).cast_signed());
+    real.saturating_sub(boot)
 }
 
 /// Runs until the cache is closed.
@@ -87,7 +89,7 @@ pub(super) fn run(shared: &Shared) {
 
 /// A recorder of metrics is somebody else's code. A panic of it, which says so itself, must not end the thread that
 /// overwrites keys.
-fn counted(count: impl FnOnce()) {
+pub(super) fn counted(count: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(count));
 }
 
@@ -97,7 +99,9 @@ fn sweep(shared: &Shared, now: Moment) -> u64 {
     // All keys first: taking what goes with them out of the index, and giving it back, takes ten times as long.
     for index in 0..shared.shard_count() {
         let due = shared.shard_at(index).due(boot);
-        due.iter().for_each(|kek| kek.overwrite());
+        for kek in &due {
+            kek.overwrite();
+        }
     }
     let mut next = u64::MAX;
     let mut overwritten = Vec::new();

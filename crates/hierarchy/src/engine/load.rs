@@ -81,7 +81,8 @@ impl Engine {
 
     /// The last primary, however long ago the store said so, if its KEK may still be used.
     fn known_primary(&self, account: &AccountState) -> Option<Arc<CachedKek>> {
-        account.last_primary().filter(|known| known.is_live(self.now()))
+        let is_newest = |kek: &CachedKek| account.newest().is_none_or(|newest| kek.identity().version >= newest);
+        account.last_primary().filter(|known| known.is_live(self.now()) && is_newest(known))
     }
 
     /// The KEK of this id, to open with.
@@ -179,8 +180,12 @@ impl Engine {
     }
 
     async fn unwrapped_once(&self, account: &Arc<AccountState>, record: KekRecord, epoch: Epoch) -> Answer<OneTimeKek> {
+        // Counted from the request here too. Where nothing is cached, a call may take as long as a load may be joined.
+        let (requested_at, patience) = self.load_window(&account.policy);
+        let ttl = if account.policy.caches_nothing() { patience } else { account.policy.kek_ttl() };
+        let deadline = requested_at.after(ttl);
         let derived = self.unwrap(account, &record, epoch, &Demand::foreground()).await?;
-        Ok(OneTimeKek { identity: record.identity, derived })
+        Ok(OneTimeKek { identity: record.identity, derived, deadline })
     }
 
     pub(super) fn primary_load(

@@ -55,7 +55,7 @@ impl Engine {
     /// and, while that fails, at most once a second.
     pub(super) fn begin_rotation(self: &Arc<Self>, account: &Arc<AccountState>, worn: KekId) {
         let Ok(runtime) = self.runtime() else { return };
-        if !account.claim_rotation(self.now(), RETRY) {
+        if !account.claim_rotation(worn, self.now(), RETRY) {
             return;
         }
         let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
@@ -161,8 +161,6 @@ impl Engine {
         tracing::info!(kek_id = %record.identity.id, version = version.get(), "kek rotated");
         if let Some(kek) = kek {
             self.know_primary(account, kek, self.now(), epoch);
-        } else {
-            account.restart_counts();
         }
         Ok(record)
     }

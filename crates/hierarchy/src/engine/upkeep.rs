@@ -1,12 +1,15 @@
 //! What is done ahead of time, so that callers do not wait for it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use keystrata_primitives::KeyPath;
 use tokio::task::JoinSet;
 
 use super::{
-    Engine, RefreshPermit,
+    Engine, LOAD_PATIENCE,
     load::{RETRY, TRIES},
 };
 use crate::{
@@ -19,6 +22,40 @@ use crate::{
 
 /// How many renewals ahead of a deadline are under way at most. A KEK that finds no place asks again a second later.
 const REFRESHES: usize = 64;
+
+/// The renewals ahead of a deadline that are under way. Those that have taken too long hold no place.
+#[derive(Debug, Default)]
+pub(super) struct Refreshes(Mutex<UnderWay>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    next: u64,
+    begun: Vec<(u64, Moment)>,
+}
+
+/// The place of one renewal.
+struct RefreshPermit(Arc<Refreshes>, u64);
+
+impl Refreshes {
+    fn begin(self: &Arc<Self>, now: Moment) -> Option<RefreshPermit> {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.begun.retain(|(_, began)| !now.has_reached(began.after(LOAD_PATIENCE)));
+        if under_way.begun.len() >= REFRESHES {
+            return None;
+        }
+        let number = under_way.next;
+        under_way.next += 1;
+        under_way.begun.push((number, now));
+        Some(RefreshPermit(Arc::clone(self), number))
+    }
+}
+
+impl Drop for RefreshPermit {
+    fn drop(&mut self) {
+        let mut under_way = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.begun.retain(|(number, _)| *number != self.1);
+    }
+}
 
 /// How many accounts [`Engine::warm`] loads at a time.
 const WARMING: usize = 16;
@@ -43,7 +80,7 @@ impl Engine {
             return;
         }
         let local = self.local.get();
-        let Some(permit) = RefreshPermit::take(&local.refreshes, REFRESHES) else { return };
+        let Some(permit) = local.refreshes.begin(now) else { return };
         let (engine, account, id) = (Arc::clone(self), Arc::clone(account), kek.id());
         let epoch = self.cache().epoch(&account);
         let key = (account.path.clone(), id, epoch);
