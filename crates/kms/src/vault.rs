@@ -158,10 +158,13 @@ impl VaultTransitRootKey {
         if answer.status != 403 {
             return Ok(answer);
         }
-        match self.login.replace(&token).await? {
-            Some(token) => self.send(operation, request, &token).await,
-            None => Ok(answer),
+        let Some(other) = self.login.replace(&token).await? else { return Ok(answer) };
+        let answer = self.send(operation, request, &other).await?;
+        // A refusal is the policy's word only if this token is good; it may have ended just as well as the first.
+        if answer.status == 403 && self.login.replace(&other).await?.is_some() {
+            return Err(RootKeyError::unavailable("Vault's token was replaced twice and refused each time: try again"));
         }
+        Ok(answer)
     }
 
     async fn send(&self, operation: Operation, request: &Request<'_>, token: &Token) -> Result<Answer, RootKeyError> {
