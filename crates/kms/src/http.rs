@@ -121,6 +121,11 @@ impl fmt::Debug for Http {
 }
 
 impl Answer {
+    #[cfg(test)]
+    pub(crate) fn of(status: u16, body: &str) -> Self {
+        Self { status, body: Zeroizing::new(body.as_bytes().to_vec()) }
+    }
+
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }

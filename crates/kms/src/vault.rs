@@ -142,6 +142,7 @@ impl VaultTransitRootKey {
         let request = Request { bits: Some(256), ..Request::EMPTY };
         let answer = self.authorised(operation, &request).await?;
         if answer.is_success() {
+            let _: Reply<DataKey> = self.http.parse(&answer)?; // a page of something in between proves nothing
             return Err(RootKeyError::denied(format!(
                 "the transit key {} is not derived, so it would ignore which account a key belongs to: make another with \
                  derived=true",

@@ -43,9 +43,11 @@ struct Told {
 /// | `RESOURCE_EXHAUSTED` | 429 | throttled |
 /// | `PERMISSION_DENIED` | 403 | denied |
 /// | `NOT_FOUND` | 404 | denied |
-/// | `FAILED_PRECONDITION`: the key's version is disabled or destroyed | 400 | denied |
+/// | `FAILED_PRECONDITION` to `encrypt`: the primary version is disabled or destroyed | 400 | denied |
+/// | `FAILED_PRECONDITION` to `decrypt`: the version that wrapped this is | 400 | rejected: others may be enabled |
 /// | `INVALID_ARGUMENT` to `decrypt` | 400 | rejected; unavailable if it is about a checksum |
-/// | `INVALID_ARGUMENT` to `encrypt`, and other 4xx | 400 | denied |
+/// | `INVALID_ARGUMENT` to `encrypt` | 400 | denied; unavailable if it is about a checksum |
+/// | none: not Google's JSON, so a proxy or an ingress answered | 4xx | unavailable; throttled with 429 |
 /// | `UNAUTHENTICATED`, with a token that is new | 401 | unavailable |
 /// | `INTERNAL`, `UNAVAILABLE`, `DEADLINE_EXCEEDED`, others | 5xx, 408, 499 | unavailable |
 pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> RootKeyError {
@@ -54,6 +56,8 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
     let source = (!told.message.is_empty()).then(|| Said::cause(&told.message));
     let denied = |message: String| RootKeyError::Denied { message, source: source.clone() };
     let unavailable = |message: String| RootKeyError::Unavailable { message, source: source.clone() };
+    // By status of Google's, never by that of HTTP alone: anything in between may answer 403 or 404, and *denied* makes
+    // callers forget keys.
     match (told.status.as_str(), answer.status) {
         ("RESOURCE_EXHAUSTED", _) | (_, 429) => {
             RootKeyError::Throttled { message: format!("Cloud KMS asks to slow down {end}"), source }
@@ -61,24 +65,63 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
         ("UNAUTHENTICATED", _) | (_, 401) => {
             unavailable(format!("Google refuses the access token: check the service account and the clock {end}"))
         }
-        ("PERMISSION_DENIED", _) | (_, 403) => denied(format!(
+        ("PERMISSION_DENIED", _) => denied(format!(
             "Google does not allow {} on {key}: grant roles/cloudkms.cryptoKeyEncrypterDecrypter on the key {end}",
             operation.permission()
         )),
-        ("NOT_FOUND", _) | (_, 404) => {
-            denied(format!("Cloud KMS knows no key {key}: check project, location and names {end}"))
-        }
+        ("NOT_FOUND", _) => denied(format!("Cloud KMS knows no key {key}: check project, location and names {end}")),
+        ("FAILED_PRECONDITION", _) if operation == Operation::Decrypt => RootKeyError::Rejected,
         ("FAILED_PRECONDITION", _) => denied(format!(
             "the primary version of {key} is disabled or destroyed: enable it or make another primary {end}"
         )),
-        (_, 400) if told.message.contains("crc32c") => {
+        ("INVALID_ARGUMENT", _) if told.message.contains("crc32c") => {
             unavailable(format!("what was sent did not reach Cloud KMS unchanged: try again {end}"))
         }
-        (_, 400) if operation == Operation::Decrypt => RootKeyError::Rejected,
-        (_, 408 | 499) => unavailable(format!("Cloud KMS fails: try again later {end}")),
-        (_, 400..=499) => {
+        ("INVALID_ARGUMENT", _) if operation == Operation::Decrypt => RootKeyError::Rejected,
+        ("INVALID_ARGUMENT", _) => {
             denied(format!("Cloud KMS does not accept the request: {key} must have the purpose ENCRYPT_DECRYPT {end}"))
         }
+        ("", 400..=499) => {
+            unavailable(format!("what answered is not Cloud KMS: check the endpoint, and what stands between {end}"))
+        }
         _ => unavailable(format!("Cloud KMS fails: try again later {end}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(operation: Operation, status: u16, body: &str) -> RootKeyError {
+        classify(operation, "k", &Answer::of(status, body))
+    }
+
+    fn told(operation: Operation, status: u16, name: &str) -> RootKeyError {
+        of(operation, status, &format!(r#"{{"error":{{"code":{status},"status":"{name}","message":"words"}}}}"#))
+    }
+
+    #[test]
+    fn only_google_itself_denies_and_rejects() {
+        for status in [400, 403, 404, 405, 407, 408, 413, 425] {
+            for body in ["<html>Forbidden</html>", "", "{}", r#"{"error":{"code":403}}"#, r#"{"error":"forbidden"}"#] {
+                for operation in [Operation::Decrypt, Operation::Encrypt] {
+                    let error = of(operation, status, body);
+                    assert!(matches!(error, RootKeyError::Unavailable { .. }), "{status} {body}: {error}");
+                }
+            }
+        }
+        assert!(matches!(of(Operation::Decrypt, 429, "<html>"), RootKeyError::Throttled { .. }));
+        for (status, name) in [(403, "PERMISSION_DENIED"), (404, "NOT_FOUND")] {
+            assert!(matches!(told(Operation::Decrypt, status, name), RootKeyError::Denied { .. }), "{name}");
+        }
+        assert!(matches!(told(Operation::Decrypt, 400, "INVALID_ARGUMENT"), RootKeyError::Rejected));
+        assert!(matches!(told(Operation::Encrypt, 400, "INVALID_ARGUMENT"), RootKeyError::Denied { .. }));
+        assert!(matches!(told(Operation::Decrypt, 400, "OUT_OF_RANGE"), RootKeyError::Unavailable { .. }));
+    }
+
+    #[test]
+    fn a_version_that_is_disabled_concerns_its_records_alone() {
+        assert!(matches!(told(Operation::Decrypt, 400, "FAILED_PRECONDITION"), RootKeyError::Rejected));
+        assert!(matches!(told(Operation::Encrypt, 400, "FAILED_PRECONDITION"), RootKeyError::Denied { .. }));
     }
 }
