@@ -58,9 +58,11 @@ impl AwsKmsConfig {
         {
             return Err(AWS.malformed("the parameter region is another than the ARN's: leave it out"));
         }
-        let is_url = |url: &String| url.starts_with("https://") || url.starts_with("http://");
-        if !self.endpoint.as_ref().is_none_or(is_url) {
-            return Err(AWS.malformed("the parameter endpoint is a URL that begins with https:// or http://"));
+        if !self.endpoint.as_deref().is_none_or(is_safe_endpoint) {
+            return Err(AWS.malformed(
+                "keys travel in the answers, so the parameter endpoint begins with https://, or http:// on this machine, \
+                 and names no user",
+            ));
         }
         Ok(())
     }
@@ -87,8 +89,39 @@ impl AwsKmsConfig {
                 source: None,
             });
         }
+        // What the environment says holds where the parameter does not. Endpoints of a profile's `services` section are not within reach here.
+        let ours = self.endpoint.as_deref();
+        let specific = std::env::var("AWS_ENDPOINT_URL_KMS").ok().filter(|url| !url.is_empty() && ours.is_none());
+        if ![config.endpoint_url(), specific.as_deref()].into_iter().flatten().all(is_safe_endpoint) {
+            return Err(OpenRootError::Unusable {
+                what:
+                    "the AWS endpoint of the environment or the profile is not https, nor http on this machine, or it \
+                       names a user: keys travel in the answers"
+                        .into(),
+                source: None,
+            });
+        }
         Ok(Client::new(&config))
     }
+}
+
+/// Whether keys may travel there: by TLS, or without leaving the machine. A user's name and password would end up in
+/// errors and logs.
+fn is_safe_endpoint(url: &str) -> bool {
+    let (rest, is_tls) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, true),
+        (None, Some(rest)) => (rest, false),
+        (None, None) => return false,
+    };
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    if authority.is_empty() || authority.contains('@') {
+        return false;
+    }
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    is_tls || host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -130,8 +163,29 @@ mod tests {
             "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/x?region=us-east-1",
             "aws-kms:alias/k?endpoint=ftp://kms.example",
             "aws-kms:alias/k?regoin=eu-west-1",
+            "aws-kms:alias/k?endpoint=http://kms.example",
+            "aws-kms:alias/k?endpoint=https://user:pw@kms.example",
         ] {
             assert!(matches!(parse(text), Err(OpenRootError::Malformed { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_travel_by_tls_or_not_at_all() {
+        for safe in ["https://kms.example/x", "http://127.0.0.1:5000", "http://[::1]:1/", "http://localhost"] {
+            assert!(is_safe_endpoint(safe), "{safe}");
+        }
+        for open in [
+            "http://kms.example",
+            "http://127.0.0.1@kms.example",
+            "http://127.0.0.1.example",
+            "http://localhost:x@kms.example",
+            "http://[::2]",
+            "https://user@kms.example",
+            "https://",
+            "kms.example",
+        ] {
+            assert!(!is_safe_endpoint(open), "{open}");
         }
     }
 }

@@ -157,7 +157,8 @@ fn before_answer(operation: Operation, key: &str, error: &(dyn Error + 'static))
         "no connection: check the network, the region, the endpoint and its certificate"
     };
     let message = format!("{advice} ({operation:?} for {key})");
-    RootKeyError::Unavailable { message, source: Some(Said::cause(&said)) }
+    // What a credential process writes is told in the chain, and may be a secret.
+    RootKeyError::Unavailable { message, source: (!is_about_credentials).then(|| Said::cause(&said)) }
 }
 
 /// An error answer of KMS.
@@ -265,6 +266,14 @@ mod tests {
         let message = of("AccessDeniedException", Operation::GenerateDataKey).to_string();
         assert!(message.contains("kms:GenerateDataKey") && message.contains("r-1"), "{message}");
         assert!(!message.contains('\n'));
+    }
+
+    #[test]
+    fn what_is_said_of_credentials_is_not_repeated() {
+        let error = before_answer(Operation::Decrypt, "arn:k", &std::io::Error::other("credential process: hunter2"));
+        assert!(error.source().is_none() && !error.to_string().contains("hunter2"), "{error:?}");
+        let error = before_answer(Operation::Decrypt, "arn:k", &std::io::Error::other("connection refused"));
+        assert!(error.source().is_some());
     }
 
     #[test]

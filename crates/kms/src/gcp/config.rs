@@ -104,6 +104,9 @@ impl GcpKmsConfig {
         }
         let endpoint = Url::parse(self.endpoint.as_deref().unwrap_or(ENDPOINT));
         let endpoint = endpoint.map_err(|_| GCP.malformed("the endpoint is not a URL"))?;
+        if !endpoint.username().is_empty() || endpoint.password().is_some() {
+            return Err(GCP.malformed("the endpoint names a user: credentials do not stand in a URI"));
+        }
         match (endpoint.scheme(), &self.auth) {
             (_, GcpAuth::None) if !is_loopback(&endpoint) => {
                 Err(GCP.malformed("auth=none is for an endpoint on this machine"))
@@ -184,6 +187,7 @@ mod tests {
             format!("gcp-kms:{KEY}/cryptoKeyVersions/1"),
             format!("gcp-kms:{KEY}?auth=none"),
             format!("gcp-kms:{KEY}?endpoint=http://kms.example"),
+            format!("gcp-kms:{KEY}?endpoint=https://user:pw@kms.example"),
             format!("gcp-kms:{KEY}?auth=magic"),
             format!("gcp-kms:{KEY}?location=x"),
         ] {
