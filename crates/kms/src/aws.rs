@@ -15,6 +15,7 @@ use aws_sdk_kms::{
 };
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 use secrecy::ExposeSecret;
+use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 use zeroize::Zeroizing;
 
 use self::{
@@ -180,7 +181,7 @@ impl RootKey for AwsKmsRootKey {
             .key_id(&self.arn_text)
             .set_encryption_context(pairs(context))
             .plaintext(Blob::new(secret.expose_secret().to_vec()));
-        let answer = request.send().await.map_err(|error| classify(operation, &self.arn_text, &error))?;
+        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
         self.check_key(operation, answer.key_id())?;
         wrapped(operation, &self.arn_text, answer.ciphertext_blob)
     }
@@ -196,7 +197,7 @@ impl RootKey for AwsKmsRootKey {
             .key_id(&self.arn_text)
             .set_encryption_context(pairs(context))
             .ciphertext_blob(Blob::new(wrapped));
-        let answer = request.send().await.map_err(|error| classify(operation, &self.arn_text, &error))?;
+        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
         // Owned first: whatever is wrong with the rest of the answer, the plaintext in it is wiped.
         let plaintext = answer.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
         self.check_key(operation, answer.key_id.as_deref())?;
@@ -211,7 +212,7 @@ impl RootKey for AwsKmsRootKey {
             .key_id(&self.arn_text)
             .key_spec(DataKeySpec::Aes256)
             .set_encryption_context(pairs(context));
-        let answer = request.send().await.map_err(|error| classify(operation, &self.arn_text, &error))?;
+        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
         let plaintext = answer.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
         self.check_key(operation, answer.key_id.as_deref())?;
         let secret = secret(operation, &self.arn_text, plaintext)?;
@@ -239,7 +240,7 @@ impl RootKey for AwsKmsRootKey {
             .set_source_encryption_context(pairs(context))
             .set_destination_encryption_context(pairs(context))
             .ciphertext_blob(Blob::new(wrapped_by_other));
-        let answer = request.send().await.map_err(|error| classify(operation, &self.arn_text, &error))?;
+        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
         self.check_key(operation, answer.key_id())?;
         if !answer.source_key_id().and_then(KeyArn::parse).is_some_and(|answered| answered.is_same_key(&source)) {
             return Err(nonsense(
@@ -250,6 +251,12 @@ impl RootKey for AwsKmsRootKey {
         }
         wrapped(operation, &self.arn_text, answer.ciphertext_blob).map(Some)
     }
+}
+
+/// A request that nobody's log sees: at the level *trace* the SDK logs requests and answers with their bodies, and those
+/// hold plaintext keys. What there is to say of it, the error says.
+async fn unlogged<T>(call: impl Future<Output = T>) -> T {
+    call.with_subscriber(NoSubscriber::default()).await
 }
 
 /// KMS's encryption context; none at all where there are no pairs.
