@@ -223,12 +223,13 @@ impl RootKey for GcpKmsRootKey {
         let answer = self.call(Operation::Decrypt, &self.decrypt, &body, len).await?;
         let reply: Decrypted = self.http.parse(&answer)?;
         let text = reply.plaintext.as_ref().map_or("", |text| text.0.as_str());
-        // Cloud KMS vouches for what it decrypts, so another length was wrapped as something else than a KEK.
-        let secret = base64_key::decode(text).ok_or(RootKeyError::Rejected)?;
-        if !reply.plaintext_crc32c.is_of(secret.expose_secret()) {
+        // First whether the answer came through unharmed: a damaged one says nothing about the record.
+        let bytes = base64_key::decode(text).ok_or_else(|| self.http.nonsense("its plaintext is not base64"))?;
+        if !reply.plaintext_crc32c.is_of(&bytes) {
             return Err(self.http.nonsense("its plaintext does not match its checksum"));
         }
-        Ok(secret)
+        // Cloud KMS vouches for what it decrypts, so another length was wrapped as something else than a KEK.
+        SecretKey::from_slice(&bytes).map_err(|_| RootKeyError::Rejected)
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {

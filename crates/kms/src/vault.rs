@@ -207,7 +207,9 @@ impl RootKey for VaultTransitRootKey {
         let answer = self.call(Operation::Decrypt, &request).await?;
         let reply: Reply<Plaintext> = self.http.parse(&answer)?;
         // Vault vouches for what it decrypts, so another length was wrapped as something else than a KEK.
-        base64_key::decode(&reply.data.plaintext.0).ok_or(RootKeyError::Rejected)
+        let bytes = base64_key::decode(&reply.data.plaintext.0)
+            .ok_or_else(|| self.http.nonsense("its plaintext is not base64"))?;
+        SecretKey::from_slice(&bytes).map_err(|_| RootKeyError::Rejected)
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
@@ -216,6 +218,7 @@ impl RootKey for VaultTransitRootKey {
         let answer = self.call(Operation::DataKey, &request).await?;
         let reply: Reply<DataKey> = self.http.parse(&answer)?;
         let secret = base64_key::decode(&reply.data.plaintext.0)
+            .and_then(|bytes| SecretKey::from_slice(&bytes).ok())
             .ok_or_else(|| self.http.nonsense("its plaintext is not a key of 32 bytes"))?;
         Ok(GeneratedKey { secret, wrapped: self.wrapped(&reply.data.ciphertext)? })
     }
