@@ -154,7 +154,7 @@ pub(crate) struct Gate {
 #[derive(Clone, Copy, Debug)]
 struct State {
     phase: Phase,
-    /// Calls that began before the last change of phase do not count any more.
+    /// Calls that began before it last opened or closed, or a probe failed, do not count any more.
     epoch: u64,
     failed_probes: u32,
 }
@@ -227,8 +227,8 @@ impl Gate {
             }
             Phase::Open { .. } | Phase::Probing { .. } => {
                 let until = now.saturating_add(self.pause(state.failed_probes));
+                // The epoch stays: what an earlier probe that is still out will say counts as much as this one's answer.
                 state.phase = Phase::Probing { until };
-                state.epoch += 1;
                 pass = Ok((state.epoch, true));
                 true
             }
@@ -276,7 +276,8 @@ impl Gate {
             };
             let changes = !matches!((state.phase, next), (Phase::Closed { .. }, Phase::Closed { .. }));
             if changes {
-                state.epoch += 1;
+                // A probe that was dropped takes nothing from others that are out.
+                state.epoch += u64::from(verdict != Verdict::Unknown);
                 told = Some(next);
             }
             if matches!(next, Phase::Closed { .. }) {

@@ -130,6 +130,57 @@ async fn a_probe_that_never_ends_is_not_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_slow_probe_says_counts_though_another_began() {
+    let world = World::new();
+    let kms = world.kms("test:root", 1400 * MILLISECOND);
+    let timed = Timed::with_timer(Arc::clone(&kms), 1500 * MILLISECOND, world.timer.clone());
+    let root = Arc::new(Breaker::with_timer(timed, "test", BreakerPolicy::default(), world.timer.clone()));
+    kms.says(&down());
+    for _ in 0..5 {
+        answer(&world, &root, Duration::ZERO).await.unwrap_err();
+    }
+    // Longer on its way than the pause: a second probe begins before the first one ends, and that one opens it again.
+    kms.set(Some(Down::Hangs));
+    world.pass(SECOND).await;
+    let first = call(&root, "acme");
+    world.pass(SECOND).await;
+    let second = call(&root, "acme");
+    world.pass(500 * MILLISECOND).await;
+    first.await.unwrap().unwrap_err();
+    assert_eq!(root.state(), BreakerState::Open, "it backs off");
+    world.pass(SECOND).await;
+    second.await.unwrap().unwrap_err();
+    let error = answer(&world, &root, Duration::ZERO).await.unwrap_err();
+    assert_eq!(BreakerOpen::of(&error), Some(BreakerOpen { retry_after: SECOND }), "two seconds from the first");
+
+    // A probe that is dropped makes room for another, which closes it.
+    world.pass(SECOND).await;
+    let dropped = call(&root, "acme");
+    world.settle().await;
+    kms.set(None);
+    dropped.abort();
+    answer(&world, &root, 1400 * MILLISECOND).await.unwrap();
+    assert_eq!(root.state(), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_that_comes_after_the_next_probe_began_closes_the_breaker() {
+    let world = World::new();
+    let kms = world.kms("test:root", 1400 * MILLISECOND);
+    let root = breaker(&world, &kms);
+    trip(&world, &kms, &root).await;
+    kms.set(None);
+    world.pass(SECOND).await;
+    let first = call(&root, "acme");
+    world.pass(SECOND).await;
+    kms.set(Some(Down::Hangs));
+    let _second = call(&root, "acme");
+    world.pass(400 * MILLISECOND).await;
+    first.await.unwrap().unwrap();
+    assert_eq!(root.state(), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_do_not_trip_a_breaker() {
     let world = World::new();
     let kms = world.kms("test:root", MILLISECOND);
