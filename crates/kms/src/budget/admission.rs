@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Poll, Wake, Waker},
@@ -88,7 +89,8 @@ impl Core {
         drop(state);
         // Outside the lock: a waker is somebody else's code.
         for waker in woken {
-            waker.wake();
+            // One runtime's waker that panics must not leave those after it asleep for ever: they hold a token already.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
         scheduled.map(|()| answer)
     }
@@ -332,6 +334,38 @@ mod tests {
         withdraw.send(()).unwrap();
         assert!(matches!(poll(&mut first), Poll::Ready(Err(RootKeyError::Withdrawn))));
         assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn a_waker_that_panics_leaves_the_others_their_wake() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                std::panic::resume_unwind(Box::new("a runtime that went wrong"));
+            }
+        }
+        #[derive(Default)]
+        struct Woken(std::sync::atomic::AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let clock = ManualClock::new();
+        let two = NonZeroU32::new(2).unwrap();
+        let budget = Budget::per_second(NonZeroU32::new(10).unwrap(), two).timer(Timer::on(clock.clone()));
+        let core = Arc::clone(budget.core.get());
+        for _ in 0..2 {
+            assert_eq!(core.state().queue.enter(core.timer.now(), "a", Urgency::Foreground), Ok(Entered::Admitted));
+        }
+        let (first, _lift, _keep) = waiter(&core, Urgency::Foreground);
+        let (second, _lift, _keep) = waiter(&core, Urgency::Foreground);
+        let (mut first, mut second, woken) = (Box::pin(first), Box::pin(second), Arc::new(Woken::default()));
+        let (panics, wakes) = (Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&woken)));
+        assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+        assert!(second.as_mut().poll(&mut Context::from_waker(&wakes)).is_pending());
+        clock.advance(2 * PERIOD); // both at once
+        assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst));
     }
 
     #[test]
