@@ -61,6 +61,9 @@ fn wrong_in(line: &str, is_lock: bool, workspace_root: &str) -> Option<String> {
 /// The hosts of the line's URLs.
 fn hosts(line: &str) -> impl Iterator<Item = &str> {
     line.split("://").skip(1).map(|rest| {
+        // A user before the host, as in `user:password@host`, is none.
+        let authority = rest.split(|c: char| !c.is_ascii_graphic() || "/?#\"'`<>".contains(c)).next().unwrap_or(rest);
+        let rest = authority.rsplit('@').next().unwrap_or(authority);
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '-').unwrap_or(rest.len());
         rest[..end].trim_end_matches('.')
     })
@@ -91,6 +94,7 @@ mod tests {
     fn public_links_and_relative_paths_pass() {
         assert!(is_clean("see <https://c2sp.org/XAES-256-GCM>."));
         assert!(is_clean("http://127.0.0.1:8200 and https://kms.example/v1"));
+        assert!(is_clean("https://user:pw@kms.example/v1"));
         assert!(is_clean("format!(\"https://{host}\")"));
         assert!(is_clean(concat!("docs/wo", "rk/notes.md and ./ho", "me/x")));
     }
@@ -99,6 +103,7 @@ mod tests {
     fn other_hosts_and_machine_paths_are_found() {
         assert!(!is_clean(concat!("index-url = https:", "//mirror.internal/simple")));
         assert!(!is_clean(concat!("[a](https://c2sp.org) [b](https:", "//10.0.0.1:80/)")));
+        assert!(!is_clean(concat!("https:", "//c2sp.org@mirror.internal/")));
         for start in MACHINE_PATHS {
             assert!(!is_clean(&format!("cd {start}me")));
             assert!(!is_clean(&format!("\"{start}me\"")));
