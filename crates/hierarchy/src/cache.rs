@@ -132,18 +132,16 @@ impl Shared {
 
     fn overwrite_expired(&self, due: &[Held]) {
         let expired = self.overwrite(due);
-        self.signals.expiries.add(expired as u64);
+        sweeper::counted(|| self.signals.expiries.add(expired as u64));
     }
 
     /// Makes room for one KEK in the shard of this index or, where that one has none, in the next that has.
     fn evict(&self, from: usize, spared: Option<&Arc<CachedKek>>) -> bool {
         let count = self.shards.len();
         let evicted = (0..count).find_map(|step| self.shard_at((from + step) % count).evict(spared));
-        let was_evicted = evicted.is_some();
-        if self.overwrite(evicted.as_slice()) > 0 {
-            self.signals.evictions.add(1);
-        }
-        was_evicted
+        let evicted = self.overwrite(evicted.as_slice());
+        self.signals.evictions.add(evicted as u64);
+        evicted > 0
     }
 }
 
