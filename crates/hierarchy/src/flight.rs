@@ -43,6 +43,15 @@ impl From<KeyError> for LoadError {
 }
 
 pub(crate) type Answer<T> = Result<T, LoadError>;
+
+/// What a load brought; `None` if it has to be begun anew.
+pub(crate) fn unless_outdated<T>(answer: Answer<T>) -> Result<Option<T>, KeyError> {
+    match answer {
+        Ok(brought) => Ok(Some(brought)),
+        Err(LoadError::Key(error)) => Err(error),
+        Err(LoadError::Outdated) => Ok(None),
+    }
+}
 type Waiting<T> = watch::Receiver<Option<Answer<T>>>;
 
 /// The loads under way, by what they load and where.

@@ -10,7 +10,7 @@ use super::{Engine, OneTimeKek, UsableKek, create::Made};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, Life, NotInstalled},
     error::{KeyError, RecordFault},
-    flight::{Answer, For, LoadError},
+    flight::{Answer, For, LoadError, unless_outdated},
     root::{Demand, RootContext, RootKeyError},
 };
 
@@ -148,13 +148,9 @@ impl Engine {
                 Ok(record) => self.unwrapped_once(account, record, epoch).await,
                 Err(error) => Err(error),
             };
-            match unwrapped {
-                Ok(kek) => {
-                    account.note_version(kek.identity.version);
-                    return Ok(kek);
-                }
-                Err(LoadError::Key(error)) => return Err(error),
-                Err(LoadError::Outdated) => {}
+            if let Some(kek) = unless_outdated(unwrapped)? {
+                account.note_version(kek.identity.version);
+                return Ok(kek);
             }
         }
         Err(KeyError::Interrupted)
@@ -170,10 +166,8 @@ impl Engine {
                 return Err(refusal);
             }
             let record = self.stored_kek(account, id, epoch).await?;
-            match self.unwrapped_once(account, record, epoch).await {
-                Ok(kek) => return Ok(kek),
-                Err(LoadError::Key(error)) => return Err(error),
-                Err(LoadError::Outdated) => {}
+            if let Some(kek) = unless_outdated(self.unwrapped_once(account, record, epoch).await)? {
+                return Ok(kek);
             }
         }
         Err(KeyError::Interrupted)

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cache::{AccountState, Epoch},
     error::KeyError,
-    flight::{Answer, For, LoadError},
+    flight::{Answer, For, LoadError, unless_outdated},
     root::Demand,
     store::Rotation,
 };
@@ -42,10 +42,9 @@ impl Engine {
             };
             let (rotations, window) = (&self.local.get().rotations, self.load_window(&account.policy));
             let key = (account.path.clone(), None);
-            match rotations.join(&runtime, window, key, For::Caller, rotate).await.1 {
-                Ok(version) => return Ok(version),
-                Err(LoadError::Key(error)) => return Err(error),
-                Err(LoadError::Outdated) => {}
+            let (_, rotated) = rotations.join(&runtime, window, key, For::Caller, rotate).await;
+            if let Some(version) = unless_outdated(rotated)? {
+                return Ok(version);
             }
         }
         Err(KeyError::Interrupted)

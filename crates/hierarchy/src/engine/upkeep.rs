@@ -16,7 +16,7 @@ use crate::{
     cache::{AccountState, CachedKek},
     clock::Moment,
     error::KeyError,
-    flight::{For, LoadError},
+    flight::{For, LoadError, unless_outdated},
     root::Demand,
 };
 
@@ -160,13 +160,10 @@ impl Engine {
                 return Err(denial);
             }
             let (id, demand) = (record.identity.id, Demand::background());
-            match self.load_kek_shared(&runtime, &account, id, Some(record), epoch, For::Load(&demand)).await {
-                Ok(kek) => {
-                    self.know_primary(&account, kek, read_at, epoch);
-                    return Ok(true);
-                }
-                Err(LoadError::Key(error)) => return Err(error),
-                Err(LoadError::Outdated) => {}
+            let loaded = self.load_kek_shared(&runtime, &account, id, Some(record), epoch, For::Load(&demand)).await;
+            if let Some(kek) = unless_outdated(loaded)? {
+                self.know_primary(&account, kek, read_at, epoch);
+                return Ok(true);
             }
         }
         Err(KeyError::Interrupted)
