@@ -1,10 +1,14 @@
 //! Time as a parameter: what deadlines are counted in, and what the sweeper waits on.
 
+mod system;
+
 use std::{
     fmt,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+pub use self::system::SystemClock;
 
 /// A moment on two clocks at once.
 ///
@@ -71,6 +75,12 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 pub trait Clock: fmt::Debug + Send + Sync {
     /// What time it is.
     fn now(&self) -> Moment;
+
+    /// A moment no earlier than now by boot time and later by a fraction of a second at most, where that is cheaper to
+    /// know. What is in time by it is in time; for all else [`now`](Self::now) is asked.
+    fn at_latest(&self) -> Moment {
+        self.now()
+    }
 
     /// Says that a thread is about to start which will [`wait`](Self::wait) on `alarm` again and again.
     ///
@@ -144,64 +154,6 @@ impl Alarm {
     }
 }
 
-/// The operating system's clocks.
-///
-/// Boot time is `CLOCK_BOOTTIME` on Linux and Android. Elsewhere it is the monotonic clock, which on some systems
-/// stands still while the machine is suspended; there the real clock alone sees a suspend.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl SystemClock {
-    /// A thread's timer stands still while the machine is suspended and knows nothing of a clock that is set. Waking at
-    /// least this often bounds how late a deadline that passed meanwhile is noticed.
-    pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
-}
-
-impl Clock for SystemClock {
-    fn now(&self) -> Moment {
-        Moment { boot: boot_time(), real: real_time() }
-    }
-
-    fn wait(&self, alarm: &Arc<Alarm>, until: Option<Moment>) {
-        alarm.wait(until.map(|until| self.now().until(until).min(Self::LONGEST_WAIT)));
-    }
-}
-
-/// The time of the last tick, some milliseconds behind. Real time is here for jumps, of an operator or a hypervisor, and
-/// those it shows as well as the exact one does, for a quarter of the cost: it is asked at every seal.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn real_time() -> Duration {
-    duration(rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse))
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn real_time() -> Duration {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-#[cfg(unix)]
-fn duration(time: rustix::time::Timespec) -> Duration {
-    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default())
-}
-
-#[cfg(unix)]
-fn boot_time() -> Duration {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
-    duration(rustix::time::clock_gettime(CLOCK))
-}
-
-#[cfg(not(unix))]
-fn boot_time() -> Duration {
-    use std::{sync::LazyLock, time::Instant};
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,23 +180,5 @@ mod tests {
         alarm.ring();
         alarm.wait(None);
         assert!(!alarm.silence());
-    }
-
-    #[test]
-    fn the_system_clock_moves_forward_and_knows_the_year() {
-        let first = SystemClock.now();
-        let second = SystemClock.now();
-        assert!(second.boot >= first.boot);
-        let exact = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        assert!(SystemClock.now().real.abs_diff(exact) < Duration::from_secs(60));
-    }
-
-    #[test]
-    fn a_wait_on_the_system_clock_ends_without_an_alarm() {
-        let alarm = Alarm::shared();
-        let deadline = SystemClock.now().after(Duration::from_millis(1));
-        while !SystemClock.now().has_reached(deadline) {
-            SystemClock.wait(&alarm, Some(deadline));
-        }
     }
 }

@@ -187,6 +187,12 @@ impl Engine {
         self.clock.now()
     }
 
+    /// A time for a use: a cheap one if by that `is_in_time` holds, else the exact one.
+    fn time_of_use(&self, is_in_time: impl FnOnce(Moment) -> bool) -> Moment {
+        let latest = self.clock.at_latest();
+        if is_in_time(latest) { latest } else { self.clock.now() }
+    }
+
     pub(crate) fn cache(&self) -> &KekCache {
         &self.local.get().cache
     }
@@ -248,13 +254,15 @@ impl Engine {
         len: usize,
         f: impl FnOnce(&Kek<'_>) -> R,
     ) -> Option<R> {
-        let now = self.now();
-        let sealed = account.with_primary(now, |kek| {
-            let sealed = kek.with_key(now, f)?;
-            self.note_use(account, kek, now);
-            Some((sealed, kek.id()))
-        });
-        let (sealed, id) = sealed?;
+        let primary = account.primary();
+        let kek = primary.as_ref()?;
+        let now = self.time_of_use(|now| account.is_primary_believed(now) && kek.is_in_time(now));
+        if !account.is_primary_believed(now) {
+            return None;
+        }
+        let sealed = kek.with_key(now, f)?;
+        self.note_use(account, kek, now);
+        let id = kek.id();
         self.note_seal(account, id, len);
         if !account.is_primary_fresh(now) {
             self.renew_primary(account, now);
@@ -269,8 +277,8 @@ impl Engine {
         id: KekId,
         f: impl FnOnce(&Kek<'_>) -> R,
     ) -> Option<R> {
-        let now = self.now();
         let open = |kek: &Arc<CachedKek>| {
+            let now = self.time_of_use(|now| kek.is_in_time(now));
             let opened = kek.with_key(now, f)?;
             self.note_use(account, kek, now);
             Some(opened)

@@ -3,8 +3,7 @@
 //! Labels are bounded: no account, no KEK id. The names are listed at [`Stats`].
 
 use std::{
-    cell::Cell,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -225,9 +224,17 @@ impl Signals {
     }
 }
 
+const STRIPES: usize = 16;
+
 /// A count that threads add to without waiting for each other's caches.
+///
+/// The first threads of a process have a stripe to themselves and need no locked instruction, which would also wait for
+/// all that a seal has just written. The others share one.
 #[derive(Default)]
-struct Striped([Stripe; 16]);
+struct Striped {
+    own: [Stripe; STRIPES],
+    shared: Stripe,
+}
 
 #[derive(Default)]
 #[repr(align(128))] // two lines: some processors fetch them in pairs
@@ -236,23 +243,49 @@ struct Stripe(AtomicU64);
 impl Striped {
     /// Gives the stripe's count before.
     fn add_one(&self) -> u64 {
-        self.0[stripe() % self.0.len()].0.fetch_add(1, Ordering::Relaxed)
+        match own_stripe().and_then(|stripe| self.own.get(stripe)) {
+            Some(Stripe(own)) => {
+                let count = own.load(Ordering::Relaxed);
+                own.store(count + 1, Ordering::Relaxed); // nobody else writes it
+                count
+            }
+            None => self.shared.0.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     fn sum(&self) -> u64 {
-        self.0.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
+        self.own.iter().chain([&self.shared]).map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
     }
 }
 
-fn stripe() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static MINE: Cell<usize> = const { Cell::new(usize::MAX) });
-    MINE.with(|mine| {
-        if mine.get() == usize::MAX {
-            mine.set(NEXT.fetch_add(1, Ordering::Relaxed));
+/// The stripe that only this thread writes, if it has one.
+fn own_stripe() -> Option<usize> {
+    thread_local!(static MINE: OwnStripe = OwnStripe::take());
+    MINE.try_with(|mine| mine.0).ok().flatten()
+}
+
+/// One of the stripes, for as long as a thread lives. A child has its own only of the thread that forked; what the others
+/// had stays taken there.
+struct OwnStripe(Option<usize>);
+
+/// A bit for each stripe that a thread has. No lock, which a fork might catch held.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+
+impl OwnStripe {
+    fn take() -> Self {
+        let free = |taken: u32| (taken.trailing_ones() < STRIPES as u32).then(|| taken | (taken + 1));
+        // What the thread that had it before counted is seen by the one that has it now.
+        let taken = TAKEN.fetch_update(Ordering::Acquire, Ordering::Relaxed, free);
+        Self(taken.ok().map(|before| before.trailing_ones() as usize))
+    }
+}
+
+impl Drop for OwnStripe {
+    fn drop(&mut self) {
+        if let Some(stripe) = self.0 {
+            TAKEN.fetch_and(!(1 << stripe), Ordering::Release);
         }
-        mine.get()
-    })
+    }
 }
 
 #[cfg(test)]
@@ -260,13 +293,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_count_apart_and_add_up() {
+    fn more_threads_than_stripes_count_apart_and_add_up() {
         let signals = Signals::new();
-        std::thread::scope(|scope| {
-            for _ in 0..20 {
-                scope.spawn(|| (0..1_000).for_each(|_| signals.hit(Duration::default)));
-            }
-        });
-        assert_eq!(signals.stats().hits, 20_000);
+        for _ in 0..3 {
+            let barrier = std::sync::Barrier::new(2 * STRIPES);
+            std::thread::scope(|scope| {
+                for _ in 0..2 * STRIPES {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        (0..1_000).for_each(|_| signals.hit(Duration::default));
+                    });
+                }
+            });
+        }
+        assert_eq!(signals.stats().hits, 3 * 2 * STRIPES as u64 * 1_000);
     }
 }

@@ -72,15 +72,12 @@ impl AccountState {
         std::ptr::eq(self.home.as_ptr(), Arc::as_ptr(shared))
     }
 
-    /// Runs `f` with the primary while what the store said holds.
-    pub(crate) fn with_primary<R>(&self, now: Moment, f: impl FnOnce(&Arc<CachedKek>) -> Option<R>) -> Option<R> {
-        if nanos(now.boot) >= self.valid_until.load(Ordering::Relaxed) {
-            return None;
-        }
-        f(self.primary.load().as_ref()?)
+    /// Whether what the store said of the primary still holds.
+    pub(crate) fn is_primary_believed(&self, now: Moment) -> bool {
+        nanos(now.boot) < self.valid_until.load(Ordering::Relaxed)
     }
 
-    /// The primary, to be looked at only.
+    /// The primary, without a count of who has it.
     pub(crate) fn primary(&self) -> Guard<Option<Arc<CachedKek>>> {
         self.primary.load()
     }
@@ -93,7 +90,7 @@ impl AccountState {
     /// Whether what the store said is fresh enough not to ask again.
     pub(crate) fn is_primary_fresh(&self, now: Moment) -> bool {
         let boot = nanos(now.boot);
-        boot < self.renew_from.load(Ordering::Relaxed) && boot < self.valid_until.load(Ordering::Relaxed)
+        boot < self.renew_from.load(Ordering::Relaxed) && self.is_primary_believed(now)
     }
 
     /// Whether the caller is the one to ask the store again; nobody else is until `again`.

@@ -82,21 +82,23 @@ impl CachedKek {
 
     /// Runs `f` with the key unless its time is up at `now`, or it was overwritten.
     pub(crate) fn with_key<R>(&self, now: Moment, f: impl FnOnce(&Kek<'_>) -> R) -> Option<R> {
-        if !self.is_in_time(now.into()) {
+        if !self.is_in_time(now) {
             return None;
         }
         self.slot.with_key(|key| f(&Kek::new(key, &self.identity)))
     }
 
     pub(crate) fn is_live(&self, now: Moment) -> bool {
-        self.is_in_time(now.into()) && self.slot.is_live()
+        self.is_in_time(now) && self.slot.is_live()
     }
 
     pub(super) fn overwrite(&self) {
         self.slot.wipe();
     }
 
-    fn is_in_time(&self, now: Nanos) -> bool {
+    /// Whether it may be used at `now`, if it is not overwritten.
+    pub(crate) fn is_in_time(&self, now: Moment) -> bool {
+        let now = Nanos::from(now);
         !now.has_reached(self.deadline) || self.is_excused(now)
     }
 

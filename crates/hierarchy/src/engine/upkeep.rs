@@ -146,10 +146,9 @@ impl Engine {
     }
 
     async fn warm_one(self: &Arc<Self>, path: &KeyPath) -> Result<bool, KeyError> {
-        let account = self.account(path);
-        if account.policy.caches_nothing()
-            || account.with_primary(self.now(), |kek| kek.is_live(self.now()).then_some(())).is_some()
-        {
+        let (account, now) = (self.account(path), self.now());
+        let is_here = || account.primary().as_ref().is_some_and(|kek| kek.is_live(now));
+        if account.policy.caches_nothing() || (account.is_primary_believed(now) && is_here()) {
             return Ok(true);
         }
         for _ in 0..TRIES {
