@@ -44,8 +44,8 @@ use crate::{
 
 /// So many KEKs a shard when the cache is full, or there are this many shards. A table of this size grows in some twenty
 /// microseconds; it has 1,024 places and takes 896, and by chance a shard gets a tenth more than its part.
-const KEKS_PER_SHARD: usize = 768;
-const MOST_SHARDS: usize = 4_096;
+const KEKS_PER_SHARD: usize = 176;
+const MOST_SHARDS: usize = 8_192;
 
 /// The KEKs of one process. Dropping it overwrites them all.
 pub(crate) struct KekCache {
