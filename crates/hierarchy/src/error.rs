@@ -106,6 +106,12 @@ pub enum KeyError {
         /// The newest that this process has seen.
         seen: KekVersion,
     },
+    /// The account's KEKs were destroyed on purpose, and its path stays out of use.
+    #[error(transparent)]
+    Shredded(StoreError),
+    /// The KEK is older than its account's versions that may still be used.
+    #[error(transparent)]
+    BelowMinVersion(StoreError),
     /// The hierarchy was closed.
     #[error("the hierarchy was closed: build a new one")]
     Closed,
@@ -199,6 +205,8 @@ impl KeyError {
             StoreError::Corrupt { path, source } => Self::Corrupt { path, kek_id, source },
             StoreError::Unavailable { .. } => Self::StoreUnavailable(error),
             StoreError::Incompatible { .. } => Self::StoreIncompatible(error),
+            StoreError::Shredded { .. } => Self::Shredded(error),
+            StoreError::BelowMinVersion { .. } => Self::BelowMinVersion(error),
         }
     }
 }

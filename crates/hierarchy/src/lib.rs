@@ -78,5 +78,8 @@ pub use self::{
     policy::{Policy, PolicyBuilder},
     root::{Cause, Demand, GeneratedKey, RootContext, RootKey, RootKeyError, Urgency},
     signals::Stats,
-    store::{Creation, KekStore, MemoryKekStore, Rotation, StoreError},
+    store::{
+        AccountCopy, Creation, Import, KekStore, MemoryKekStore, PathHead, Raise, Rotation, Shred, StoreError,
+        Tombstone, Update, WrapperQuery,
+    },
 };

@@ -31,8 +31,9 @@ async fn a_shared_root_key_conforms() {
 mod broken {
     use async_trait::async_trait;
     use keystrata_hierarchy::{
-        Creation, KekId, KekRecord, KekStore, KeyPath, MemoryKekStore, RootContext, RootKey, RootKeyError, RootKeyId,
-        Rotation, SecretKey, StoreError,
+        AccountCopy, Creation, Import, KekId, KekRecord, KekStore, KekVersion, KeyPath, MemoryKekStore, PathHead,
+        Raise, RootContext, RootKey, RootKeyError, RootKeyId, Rotation, SecretKey, Shred, StoreError, Update,
+        WrapperQuery,
         test_util::{ScriptedRootKey, conformance},
     };
 
@@ -94,6 +95,43 @@ mod broken {
 
         async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
             self.0.primaries(after, limit).await
+        }
+
+        async fn head(&self, path: &KeyPath) -> Result<Option<PathHead>, StoreError> {
+            self.0.head(path).await
+        }
+
+        async fn export(&self, path: &KeyPath) -> Result<Option<AccountCopy>, StoreError> {
+            self.0.export(path).await
+        }
+
+        async fn update(&self, expected: &KekRecord, new: &KekRecord) -> Result<Update, StoreError> {
+            self.0.update(expected, new).await
+        }
+
+        async fn raise_min_version(&self, path: &KeyPath, to: KekVersion) -> Result<Raise, StoreError> {
+            self.0.raise_min_version(path, to).await
+        }
+
+        async fn shred(&self, path: &KeyPath, at: u64) -> Result<Shred, StoreError> {
+            self.0.shred(path, at).await
+        }
+
+        async fn import(&self, copy: &AccountCopy) -> Result<Import, StoreError> {
+            self.0.import(copy).await
+        }
+
+        async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError> {
+            self.0.accounts(after, limit).await
+        }
+
+        async fn by_wrapper(
+            &self,
+            wrapper: &WrapperQuery,
+            after: Option<(&KeyPath, KekId)>,
+            limit: usize,
+        ) -> Result<Vec<KekRecord>, StoreError> {
+            self.0.by_wrapper(wrapper, after, limit).await
         }
     }
 

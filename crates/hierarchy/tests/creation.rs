@@ -11,9 +11,9 @@ use std::sync::{
 use async_trait::async_trait;
 use common::{Fixture, row};
 use keystrata_hierarchy::{
-    Context, Creation, Hierarchy, KekId, KekRecord, KekState, KekStore, KeyError, KeyPath, MemoryKekStore, OpenError,
-    RootContext, RootKey, RootKeyError, RootKeyId, Rotation, SealError, SecretKey, StoreError,
-    test_util::ScriptedRootKey,
+    AccountCopy, Context, Creation, Hierarchy, Import, KekId, KekRecord, KekState, KekStore, KekVersion, KeyError,
+    KeyPath, MemoryKekStore, OpenError, PathHead, Raise, RootContext, RootKey, RootKeyError, RootKeyId, Rotation,
+    SealError, SecretKey, Shred, StoreError, Update, WrapperQuery, test_util::ScriptedRootKey,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -137,6 +137,43 @@ impl KekStore for Faulty {
 
     async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
         self.inner.primaries(after, limit).await
+    }
+
+    async fn head(&self, path: &KeyPath) -> Result<Option<PathHead>, StoreError> {
+        self.inner.head(path).await
+    }
+
+    async fn export(&self, path: &KeyPath) -> Result<Option<AccountCopy>, StoreError> {
+        self.inner.export(path).await
+    }
+
+    async fn update(&self, expected: &KekRecord, new: &KekRecord) -> Result<Update, StoreError> {
+        self.inner.update(expected, new).await
+    }
+
+    async fn raise_min_version(&self, path: &KeyPath, to: KekVersion) -> Result<Raise, StoreError> {
+        self.inner.raise_min_version(path, to).await
+    }
+
+    async fn shred(&self, path: &KeyPath, at: u64) -> Result<Shred, StoreError> {
+        self.inner.shred(path, at).await
+    }
+
+    async fn import(&self, copy: &AccountCopy) -> Result<Import, StoreError> {
+        self.inner.import(copy).await
+    }
+
+    async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError> {
+        self.inner.accounts(after, limit).await
+    }
+
+    async fn by_wrapper(
+        &self,
+        wrapper: &WrapperQuery,
+        after: Option<(&KeyPath, KekId)>,
+        limit: usize,
+    ) -> Result<Vec<KekRecord>, StoreError> {
+        self.inner.by_wrapper(wrapper, after, limit).await
     }
 }
 

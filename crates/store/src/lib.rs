@@ -34,7 +34,11 @@ assert!(again.primaries(None, 10).await?.is_empty());
 #![warn(clippy::missing_errors_doc)]
 
 #[cfg(feature = "sqlite")]
+mod row_faults;
+#[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod wrappers;
 
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteKekStore;

@@ -1,5 +1,6 @@
 //! A store in an SQLite file.
 
+mod changes;
 mod connections;
 mod error;
 mod ledger;
@@ -9,8 +10,10 @@ mod schema;
 use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use keystrata_hierarchy::{Creation, KekStore, Rotation, StoreError};
-use keystrata_primitives::{KekId, KekRecord, KeyPath};
+use keystrata_hierarchy::{
+    AccountCopy, Creation, Import, KekStore, PathHead, Raise, Rotation, Shred, StoreError, Update, WrapperQuery,
+};
+use keystrata_primitives::{KekId, KekRecord, KekVersion, KeyPath};
 use rusqlite::Connection;
 
 use self::{
@@ -25,8 +28,8 @@ use self::{
 /// own tools (`VACUUM INTO`, `.backup`), not by copying the file. It must lie on a local disk: SQLite's locks do not work
 /// over network file systems.
 ///
-/// Calls run on the blocking threads of the tokio runtime that they are made on, reads four at a time and creations one
-/// at a time. A call that is dropped is still carried out once it has begun. A call that finds the file locked by
+/// Calls run on the blocking threads of the tokio runtime that they are made on, reads four at a time and writes one at
+/// a time. A call that is dropped is still carried out once it has begun. A call that finds the file locked by
 /// another process waits up to five seconds. Dropping the store closes the file, which may write to the disk.
 ///
 /// If the file is moved or replaced, the next call uses what is at the path then.
@@ -36,6 +39,11 @@ use self::{
 /// lost. So a child never uses its parent's connections, and opens its own only if the parent had none at the fork: fork
 /// before the first call (opening a store leaves no connection behind) or after dropping every store. Otherwise every call
 /// in the child is [`StoreError::Unavailable`]. A program that uses SQLite by itself has to keep to the same order.
+///
+/// # Shredding
+/// What a shredding deletes is overwritten with zeros in the file, and the write-ahead log is moved into it and cut off,
+/// unless another process reads at that moment; then the next that finds the file idle does so. What stays are the
+/// blocks of the disk that the log had, as far as the file system and the device keep them, and every backup.
 ///
 /// # Do not open the file yourself
 /// On Unix, closing *any* handle on the file releases all locks that this process has on it. Leave it to SQLite as long as
@@ -81,6 +89,13 @@ impl SqliteKekStore {
     ) -> Result<T, StoreError> {
         self.connections.run(Lane::Readers, job).await
     }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.connections.run(Lane::Writer, job).await
+    }
 }
 
 impl fmt::Debug for SqliteKekStore {
@@ -91,36 +106,68 @@ impl fmt::Debug for SqliteKekStore {
 
 #[async_trait]
 impl KekStore for SqliteKekStore {
+    async fn head(&self, path: &KeyPath) -> Result<Option<PathHead>, StoreError> {
+        let path = path.clone();
+        self.read(move |db| rows::head(db, &path)).await
+    }
+
     async fn record(&self, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, StoreError> {
         let path = path.clone();
         self.read(move |db| rows::record(db, &path, id)).await
     }
 
-    async fn primary(&self, path: &KeyPath) -> Result<Option<KekRecord>, StoreError> {
+    async fn export(&self, path: &KeyPath) -> Result<Option<AccountCopy>, StoreError> {
         let path = path.clone();
-        self.read(move |db| rows::primary(db, &path)).await
+        self.read(move |db| rows::export(db, &path)).await
     }
 
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
         let bytes = StoreError::check_new_primary(record)?;
-        let identity = record.identity.clone();
-        self.connections.run(Lane::Writer, move |db| rows::create(db, &identity, &bytes)).await
+        let record = record.clone();
+        self.write(move |db| changes::create(db, &record, &bytes)).await
     }
 
     async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
         let bytes = StoreError::check_new_primary(record)?;
         let record = record.clone();
-        self.connections.run(Lane::Writer, move |db| rows::rotate(db, previous, &record, &bytes)).await
+        self.write(move |db| changes::rotate(db, previous, &record, &bytes)).await
     }
 
-    async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {
+    async fn update(&self, expected: &KekRecord, new: &KekRecord) -> Result<Update, StoreError> {
+        StoreError::check_same_kek(expected, new)?;
+        let (expected, new) = (expected.clone(), new.clone());
+        self.write(move |db| changes::update(db, &expected, &new)).await
+    }
+
+    async fn raise_min_version(&self, path: &KeyPath, to: KekVersion) -> Result<Raise, StoreError> {
         let path = path.clone();
-        self.read(move |db| rows::records(db, &path)).await
+        self.write(move |db| changes::raise_min_version(db, &path, to)).await
     }
 
-    async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
+    async fn shred(&self, path: &KeyPath, at: u64) -> Result<Shred, StoreError> {
+        let path = path.clone();
+        self.write(move |db| changes::shred(db, &path, at)).await
+    }
+
+    async fn import(&self, copy: &AccountCopy) -> Result<Import, StoreError> {
+        let bytes = StoreError::check_copy(copy)?;
+        let copy = copy.clone();
+        self.write(move |db| changes::import(db, &copy, &bytes)).await
+    }
+
+    async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError> {
         let after = after.cloned();
-        self.read(move |db| rows::primaries(db, after.as_ref(), limit)).await
+        self.read(move |db| rows::accounts(db, after.as_ref(), limit)).await
+    }
+
+    async fn by_wrapper(
+        &self,
+        wrapper: &WrapperQuery,
+        after: Option<(&KeyPath, KekId)>,
+        limit: usize,
+    ) -> Result<Vec<KekRecord>, StoreError> {
+        let (wrapper, after) = (wrapper.clone(), after.map(|(path, id)| (path.clone(), id)));
+        self.read(move |db| rows::by_wrapper(db, &wrapper, after.as_ref(), limit)).await
     }
 }
 

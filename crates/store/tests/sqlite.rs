@@ -188,10 +188,10 @@ async fn databases_of_other_programs_are_refused_and_stay_as_they_are() {
 async fn a_schema_from_a_newer_release_is_refused() {
     let (_folder, file) = folder();
     filled(&file).await;
-    tamper(&file, "PRAGMA user_version = 2");
+    tamper(&file, "PRAGMA user_version = 3");
     for answer in [SqliteKekStore::open(&file).await, SqliteKekStore::open_existing(&file).await] {
         let message = incompatible(answer);
-        assert!(message.contains("schema version 2") && message.contains("update keystrata"), "{message}");
+        assert!(message.contains("schema version 3") && message.contains("update keystrata"), "{message}");
     }
     tamper(&file, "PRAGMA user_version = 0");
     assert!(incompatible(SqliteKekStore::open(&file).await).contains("schema version 0"));
@@ -202,7 +202,7 @@ async fn a_newer_release_that_takes_over_an_open_store_is_not_written_to() {
     let (_folder, file) = folder();
     let store = SqliteKekStore::open(&file).await.unwrap();
     store.create(&record("acme")).await.unwrap();
-    tamper(&file, "PRAGMA user_version = 2");
+    tamper(&file, "PRAGMA user_version = 3");
     let message = incompatible(store.create(&record("globex")).await);
     assert!(message.contains("update keystrata"), "{message}");
 }
@@ -302,11 +302,12 @@ async fn a_record_from_a_newer_release_asks_for_an_update() {
 async fn rows_and_tables_that_are_none_are_incompatible() {
     let (_folder, file) = folder();
     for sql in [
-        "UPDATE kek SET path = x'00' WHERE hex(path) LIKE '%61636D65'",
+        "UPDATE account SET path = x'00' WHERE hex(path) LIKE '%61636D65'",
         "DROP TABLE kek",
         "ALTER TABLE kek RENAME COLUMN record TO other",
-        // Typed otherwise, under the path of `acme`.
-        "DROP TABLE kek; CREATE TABLE kek (path, kek_id, version, state, record); INSERT INTO kek VALUES (x'010000000400000061636D65', 2, 3, 1, 4)",
+        "DROP TABLE account",
+        // Typed otherwise.
+        "DROP TABLE kek; CREATE TABLE kek (path, kek_id, version, state, record); INSERT INTO kek SELECT path, primary_id, 3, 1, 4 FROM account",
         "UPDATE kek SET record = zeroblob(1000000)",
     ] {
         filled(&file).await;

@@ -321,11 +321,16 @@ impl Engine {
         let record = self.store.primary(path).await.map_err(|error| KeyError::from_store(error, None))?;
         let found = record.as_ref().map(|record| &record.identity);
         match (&record, found, account.newest()) {
-            (Some(record), Some(found), _) if found.path != *path || record.state != KekState::Primary => {
+            (Some(record), Some(found), _)
+                if found.path != *path || !matches!(record.state, KekState::Primary | KekState::Disabled) =>
+            {
                 Err(KeyError::corrupt(path, found.id, RecordFault::NotTheOneAskedFor))
             }
             (_, Some(found), Some(seen)) if found.version < seen => {
                 Err(KeyError::RolledBack { path: path.clone(), found: found.version, seen })
+            }
+            (Some(record), Some(found), _) if record.state == KekState::Disabled => {
+                Err(KeyError::WrongState { path: path.clone(), kek_id: found.id, state: record.state })
             }
             _ => Ok(record),
         }

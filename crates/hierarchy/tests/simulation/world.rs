@@ -8,8 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use keystrata_hierarchy::{
-    Clock, Creation, KekId, KekRecord, KekStore, KeyPath, MemoryKekStore, RootContext, RootKey, RootKeyError,
-    RootKeyId, Rotation, SecretKey, StoreError, clock::Moment, test_util::ManualClock,
+    AccountCopy, Clock, Creation, Import, KekId, KekRecord, KekStore, KekVersion, KeyPath, MemoryKekStore, PathHead,
+    Raise, RootContext, RootKey, RootKeyError, RootKeyId, Rotation, SecretKey, Shred, StoreError, Update, WrapperQuery,
+    clock::Moment, test_util::ManualClock,
 };
 use keystrata_primitives::wrap;
 use tokio::sync::oneshot;
@@ -258,6 +259,43 @@ impl KekStore for SimulatedStore {
 
     async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
         self.up()?.primaries(after, limit).await
+    }
+
+    async fn head(&self, path: &KeyPath) -> Result<Option<PathHead>, StoreError> {
+        self.up()?.head(path).await
+    }
+
+    async fn export(&self, path: &KeyPath) -> Result<Option<AccountCopy>, StoreError> {
+        self.up()?.export(path).await
+    }
+
+    async fn update(&self, expected: &KekRecord, new: &KekRecord) -> Result<Update, StoreError> {
+        self.up()?.update(expected, new).await
+    }
+
+    async fn raise_min_version(&self, path: &KeyPath, to: KekVersion) -> Result<Raise, StoreError> {
+        self.up()?.raise_min_version(path, to).await
+    }
+
+    async fn shred(&self, path: &KeyPath, at: u64) -> Result<Shred, StoreError> {
+        self.up()?.shred(path, at).await
+    }
+
+    async fn import(&self, copy: &AccountCopy) -> Result<Import, StoreError> {
+        self.up()?.import(copy).await
+    }
+
+    async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError> {
+        self.up()?.accounts(after, limit).await
+    }
+
+    async fn by_wrapper(
+        &self,
+        wrapper: &WrapperQuery,
+        after: Option<(&KeyPath, KekId)>,
+        limit: usize,
+    ) -> Result<Vec<KekRecord>, StoreError> {
+        self.up()?.by_wrapper(wrapper, after, limit).await
     }
 }
 

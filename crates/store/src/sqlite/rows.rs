@@ -1,138 +1,180 @@
-//! The statements, and what a row must hold before it is believed.
+//! The statements that read, and what a row must hold before it is believed.
 
-use std::sync::Arc;
-
-use keystrata_hierarchy::{Creation, Rotation, StoreError};
-use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekState, KeyPath, RecordError};
+use keystrata_hierarchy::{AccountCopy, PathHead, StoreError, Tombstone, WrapperQuery};
+use keystrata_primitives::{KekId, KekRecord, KekVersion, KeyPath};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::{error::Failure, schema};
+use super::error::Failure;
+use crate::{
+    row_faults::{Misplaced, not_a_path, not_a_record},
+    wrappers::index_key,
+};
 
-pub(super) fn record(db: &Connection, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, Failure> {
-    let sql = "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 AND kek_id = ?2";
-    one(db, sql, params![path.as_bytes(), id.as_bytes()])
-}
-
-pub(super) fn primary(db: &Connection, path: &KeyPath) -> Result<Option<KekRecord>, Failure> {
-    one(db, "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 AND state = 1", [path.as_bytes()])
-}
-
-pub(super) fn records(db: &Connection, path: &KeyPath) -> Result<Vec<KekRecord>, Failure> {
-    let sql = "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 ORDER BY version";
-    all(db, sql, [path.as_bytes()])
-}
-
-pub(super) fn primaries(db: &Connection, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, Failure> {
-    // No path is as short as no bytes.
-    let after = after.map_or(&[][..], KeyPath::as_bytes);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let sql = "SELECT path, kek_id, version, state, record FROM kek
-        WHERE state = 1 AND path > ?1 ORDER BY path LIMIT ?2";
-    all(db, sql, params![after, limit])
-}
-
-pub(super) fn create(db: &mut Connection, identity: &KekIdentity, bytes: &[u8]) -> Result<Creation, Failure> {
-    // Immediate: with the write lock from the start, nobody comes between the look and the write.
-    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    schema::check_still_current(&change)?;
-    if change.prepare_cached("SELECT 1 FROM kek WHERE path = ?1")?.exists([identity.path.as_bytes()])? {
-        return Ok(Creation::Exists);
-    }
-    insert(&change, identity, bytes)?;
-    change.commit()?;
-    Ok(Creation::Created)
-}
-
-pub(super) fn rotate(
-    db: &mut Connection,
-    previous: KekId,
-    record: &KekRecord,
-    bytes: &[u8],
-) -> Result<Rotation, Failure> {
-    let path = &record.identity.path;
-    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    schema::check_still_current(&change)?;
-    let old = match primary(&change, path)? {
-        Some(old) if old.identity.id == previous => old,
-        _ => return Ok(Rotation::Superseded),
-    };
-    StoreError::check_later(&old, record)?;
-    let retired = KekRecord { state: KekState::Retired, retired_at: record.created_at, ..old };
-    let retired_bytes = retired.encode().map_err(|error| StoreError::corrupt(path, error))?;
-    // The old one first: an account has at most one primary at any time.
-    change
-        .prepare_cached("UPDATE kek SET state = ?3, record = ?4 WHERE path = ?1 AND kek_id = ?2")?
-        .execute(params![path.as_bytes(), previous.as_bytes(), KekState::Retired as u8, retired_bytes])?;
-    insert(&change, &record.identity, bytes)?;
-    change.commit()?;
-    Ok(Rotation::Rotated)
-}
-
-fn insert(change: &Connection, identity: &KekIdentity, bytes: &[u8]) -> Result<(), Failure> {
-    let KekIdentity { path, id, version, .. } = identity;
-    change
-        .prepare_cached("INSERT INTO kek (path, kek_id, version, state, record) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![path.as_bytes(), id.as_bytes(), version.get(), KekState::Primary as u8, bytes])?;
-    Ok(())
-}
-
-fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Option<KekRecord>, Failure> {
-    let found = db.prepare_cached(sql)?.query_row(params, |row| Ok(read(row))).optional()?;
+pub(super) fn head(db: &Connection, path: &KeyPath) -> Result<Option<PathHead>, Failure> {
+    let sql =
+        "SELECT a.path, a.primary_id, a.min_version, a.shredded_at, a.shredded_keks, k.kek_id, k.version, k.state,
+        k.record FROM account a LEFT JOIN kek k ON k.path = a.path AND k.kek_id = a.primary_id WHERE a.path = ?1";
+    let found = db.prepare_cached(sql)?.query_row([path.as_bytes()], |row| Ok(read_head(row))).optional()?;
     found.transpose()
 }
 
-fn all(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<KekRecord>, Failure> {
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut records = Vec::new();
-    while let Some(row) = rows.next()? {
-        records.push(read(row)?);
-    }
-    Ok(records)
+pub(super) fn accounts(db: &Connection, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, Failure> {
+    let sql =
+        "SELECT a.path, a.primary_id, a.min_version, a.shredded_at, a.shredded_keks, k.kek_id, k.version, k.state,
+        k.record FROM account a LEFT JOIN kek k ON k.path = a.path AND k.kek_id = a.primary_id
+        WHERE a.path > ?1 ORDER BY a.path LIMIT ?2";
+    // No path is as short as no bytes.
+    let after = after.map_or(&[][..], KeyPath::as_bytes);
+    all(db, sql, params![after, sql_limit(limit)], read_head)
 }
 
-/// Why the columns of a row and the record in it cannot both be right.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the record is not the one that its row is found by: its {0} differs")]
-struct Misplaced(&'static str);
+pub(super) fn record(db: &Connection, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, Failure> {
+    let sql =
+        "SELECT a.path, a.primary_id, a.min_version, a.shredded_at, a.shredded_keks, k.kek_id, k.version, k.state,
+        k.record FROM account a LEFT JOIN kek k ON k.path = a.path AND k.kek_id = ?2 WHERE a.path = ?1";
+    let read = |row: &Row<'_>| -> Result<Option<KekRecord>, Failure> {
+        let Account { path, min_version, tombstone, .. } = Account::read(row)?;
+        if let Some(tombstone) = tombstone {
+            return Err(StoreError::Shredded { path, tombstone }.into());
+        }
+        if row.get_ref(5)? == rusqlite::types::ValueRef::Null {
+            return Ok(None);
+        }
+        Ok(Some(StoreError::check_min_version(read_record(row, path, 5)?, min_version)?))
+    };
+    let found = db.prepare_cached(sql)?.query_row(params![path.as_bytes(), id.as_bytes()], |row| Ok(read(row)));
+    Ok(found.optional()?.transpose()?.flatten())
+}
 
-/// The record of a row, if it is the one that the row's columns announce.
-fn read(row: &Row<'_>) -> Result<KekRecord, Failure> {
-    let bytes = |index| row.get_ref(index)?.as_blob().map_err(rusqlite::Error::from);
-    let path = KeyPath::from_bytes(bytes(0)?).map_err(|error| StoreError::Incompatible {
-        message: "a row has an account path that is none: restore the database from a backup".into(),
-        source: Some(Arc::new(error)),
-    })?;
-    let record = KekRecord::parse(bytes(4)?).map_err(|error| not_a_record(&path, error))?;
+/// The record of this KEK, whatever stands at the head of its path.
+pub(super) fn any_record(db: &Connection, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, Failure> {
+    let sql = "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 AND kek_id = ?2";
+    let found = db.prepare_cached(sql)?.query_row(params![path.as_bytes(), id.as_bytes()], |row| Ok(read_row(row)));
+    found.optional()?.transpose()
+}
+
+pub(super) fn export(db: &mut Connection, path: &KeyPath) -> Result<Option<AccountCopy>, Failure> {
+    // One transaction, so that the account and its records are of one moment.
+    let snapshot = db.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    export_within(&snapshot, path)
+}
+
+pub(super) fn export_within(db: &Connection, path: &KeyPath) -> Result<Option<AccountCopy>, Failure> {
+    let sql = "SELECT path, primary_id, min_version, shredded_at, shredded_keks FROM account WHERE path = ?1";
+    let account = db.prepare_cached(sql)?.query_row([path.as_bytes()], |row| Ok(Account::read(row))).optional()?;
+    let sql = "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 ORDER BY version";
+    let records = all(db, sql, [path.as_bytes()], read_row)?;
+    let account = match account.transpose()? {
+        Some(account) => account,
+        None if records.is_empty() => return Ok(None),
+        // Somebody deleted it by other means; what is left must not pass for a new account.
+        None => Account { path: path.clone(), primary: None, min_version: KekVersion::FIRST, tombstone: None },
+    };
+    let Account { path, primary, min_version, tombstone } = account;
+    Ok(Some(AccountCopy { path, records, primary, min_version, tombstone }))
+}
+
+pub(super) fn by_wrapper(
+    db: &Connection,
+    query: &WrapperQuery,
+    after: Option<&(KeyPath, KekId)>,
+    limit: usize,
+) -> Result<Vec<KekRecord>, Failure> {
+    let sql = "SELECT w.path, w.kek_id, k.version, k.state, k.record
+        FROM wrap w LEFT JOIN kek k ON k.path = w.path AND k.kek_id = w.kek_id
+        WHERE w.wrapper = ?1 AND (w.path, w.kek_id) > (?2, ?3) ORDER BY w.path, w.kek_id LIMIT ?4";
+    let (path, id) = after.map_or((&[][..], &[][..]), |(path, id)| (path.as_bytes(), &id.as_bytes()[..]));
+    let read = |row: &Row<'_>| -> Result<KekRecord, Failure> {
+        let record = read_row(row)?;
+        if query.matches(&record) { Ok(record) } else { Err(Misplaced("wrapper").of(record.identity.path).into()) }
+    };
+    all(db, sql, params![index_key(query), path, id, sql_limit(limit)], read)
+}
+
+fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+pub(super) fn all<T>(
+    db: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl Fn(&Row<'_>) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(row)?);
+    }
+    Ok(found)
+}
+
+/// A row of the table `account`.
+struct Account {
+    path: KeyPath,
+    primary: Option<KekId>,
+    min_version: KekVersion,
+    tombstone: Option<Tombstone>,
+}
+
+impl Account {
+    /// From the first five columns.
+    fn read(row: &Row<'_>) -> Result<Self, Failure> {
+        let path = read_path(row)?;
+        let broken = |what| Failure::from(Misplaced(what).of(path.clone()));
+        let primary = match row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
+            Some(id) => Some(KekId::from_bytes(id.try_into().map_err(|_| broken("primary"))?)),
+            None => None,
+        };
+        let min_version = KekVersion::new(row.get(2)?).ok_or_else(|| broken("lowest version"))?;
+        let tombstone = match (row.get::<_, Option<i64>>(3)?, row.get(4)?) {
+            (Some(at), Some(keks)) => Some(Tombstone { at: at.cast_unsigned(), keks }),
+            (None, None) => None,
+            _ => return Err(broken("tombstone")),
+        };
+        Ok(Self { path, primary, min_version, tombstone })
+    }
+}
+
+fn read_head(row: &Row<'_>) -> Result<PathHead, Failure> {
+    let Account { path, primary, min_version, tombstone } = Account::read(row)?;
+    let primary = match primary {
+        Some(_) => Some(read_record(row, path.clone(), 5)?),
+        None => None,
+    };
+    Ok(PathHead { path, primary, min_version, tombstone })
+}
+
+fn read_path(row: &Row<'_>) -> Result<KeyPath, Failure> {
+    let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+    KeyPath::from_bytes(bytes).map_err(|error| not_a_path(error).into())
+}
+
+/// The record of a row that begins with its path.
+pub(super) fn read_row(row: &Row<'_>) -> Result<KekRecord, Failure> {
+    read_record(row, read_path(row)?, 1)
+}
+
+/// The record in the columns KEK id, version, state and record, if it is the one that these announce.
+fn read_record(row: &Row<'_>, path: KeyPath, first: usize) -> Result<KekRecord, Failure> {
+    let bytes = |index| row.get_ref(index)?.as_blob_or_null().map_err(rusqlite::Error::from);
+    let Some(record) = bytes(first + 3)? else { return Err(Misplaced("existence").of(path).into()) };
+    let record = KekRecord::parse(record).map_err(|error| Failure::from(not_a_record(&path, error)))?;
     let identity = &record.identity;
     let differs = if identity.path != path {
         Some("account path")
-    } else if identity.id.as_bytes() != bytes(1)? {
+    } else if Some(&identity.id.as_bytes()[..]) != bytes(first)? {
         Some("KEK id")
-    } else if i64::from(identity.version.get()) != row.get(2)? {
+    } else if i64::from(identity.version.get()) != row.get(first + 1)? {
         Some("version")
-    } else if record.state as i64 != row.get(3)? {
+    } else if record.state as i64 != row.get(first + 2)? {
         Some("state")
     } else {
         None
     };
     match differs {
         None => Ok(record),
-        Some(field) => Err(StoreError::Corrupt { path, source: Arc::new(Misplaced(field)) }.into()),
-    }
-}
-
-fn not_a_record(path: &KeyPath, error: RecordError) -> Failure {
-    match error {
-        // Not broken: a backup would not help.
-        RecordError::UnknownVersion(_)
-        | RecordError::UnknownSuite(_)
-        | RecordError::UnknownState(_)
-        | RecordError::UnknownWrapper(_) => StoreError::Incompatible {
-            message: format!("account {path} has a KEK record that this release does not know: update keystrata"),
-            source: Some(Arc::new(error)),
-        }
-        .into(),
-        _ => StoreError::corrupt(path, error).into(),
+        Some(field) => Err(Misplaced(field).of(path).into()),
     }
 }

@@ -10,7 +10,11 @@ use keystrata_hierarchy::StoreError;
 use keystrata_primitives::KekRecord;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, limits::Limit};
 
-use super::error::{self, Failure, shown};
+use super::{
+    changes,
+    error::{self, Failure, shown},
+    rows,
+};
 
 /// How long a call waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,12 +25,12 @@ const SMALLEST_PAGE_BYTES: u64 = 512;
 /// `KStr` in the header of every file: `file` and this crate tell a KEK store from other databases by it.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"KStr");
 
-/// The tables below. A release that changes them counts on, and teaches `prepare` to move older files forward.
-const SCHEMA_VERSION: i32 = 1;
+/// The tables below. A release that changes them counts on, and teaches `connect` to move older files forward.
+const SCHEMA_VERSION: i32 = 2;
 
-/// `record` is a whole KEK record, version 1; the columns before it are copies of its fields that SQLite finds it by, and
-/// are compared with it whenever it is read. State 1 is primary.
-const SCHEMA: &str = "
+/// Version 1, and since. `record` is a whole KEK record, version 1; the columns before it are copies of its fields that
+/// SQLite finds it by, and are compared with it whenever it is read. State 1 is primary.
+const RECORDS: &str = "
     CREATE TABLE kek (
         path    BLOB NOT NULL,
         kek_id  BLOB NOT NULL CHECK (length(kek_id) = 16),
@@ -37,6 +41,27 @@ const SCHEMA: &str = "
         UNIQUE (path, version)
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX kek_primary ON kek (path) WHERE state = 1;
+";
+
+/// Version 2 has these too. `account` is the head of a path: the primary, which may be disabled, the lowest version that is
+/// used, and the tombstone of a path that was shredded; its time is an unsigned number in a signed column. `wrap` finds the
+/// records by what wraps them; see `crate::wrappers`.
+const ACCOUNTS: &str = "
+    CREATE TABLE account (
+        path          BLOB NOT NULL PRIMARY KEY,
+        primary_id    BLOB CHECK (length(primary_id) = 16),
+        min_version   INTEGER NOT NULL CHECK (min_version BETWEEN 1 AND 4294967295),
+        shredded_at   INTEGER,
+        shredded_keks INTEGER CHECK (shredded_keks BETWEEN 0 AND 4294967295),
+        CHECK ((shredded_at IS NULL) = (shredded_keks IS NULL)),
+        CHECK (shredded_at IS NULL OR primary_id IS NULL)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE wrap (
+        wrapper BLOB NOT NULL CHECK (length(wrapper) = 32),
+        path    BLOB NOT NULL,
+        kek_id  BLOB NOT NULL,
+        PRIMARY KEY (wrapper, path, kek_id)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What to do where no file is.
@@ -117,8 +142,42 @@ pub(super) fn connect(file: &Path) -> Result<Connection, Failure> {
         let name = shown(file);
         return Err(incompatible(format!("{name} is a database of another program: give the path of a KEK store")));
     }
-    check_version(file, version)?;
+    if version == 1 {
+        migrate(file, &mut db)?;
+    } else {
+        check_version(file, version)?;
+    }
     Ok(db)
+}
+
+/// Brings a file of version 1 forward, once for all who have it open. A release of before then refuses to write it.
+fn migrate(file: &Path, db: &mut Connection) -> Result<(), Failure> {
+    // That release did not overwrite what it freed: its rotations left copies that no shredding would find.
+    db.execute_batch("VACUUM")?;
+    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    match version(&change)? {
+        1 => {}
+        already => return check_version(file, already),
+    }
+    change.execute_batch(ACCOUNTS)?;
+    // By the primary of each path, and paths that somebody has taken it from, which must not pass for new ones.
+    change.execute_batch(
+        "INSERT INTO account (path, primary_id, min_version)
+            SELECT path, max(CASE WHEN state = 1 THEN kek_id END), 1 FROM kek GROUP BY path;",
+    )?;
+    {
+        let mut statement = change.prepare("SELECT path, kek_id, version, state, record FROM kek")?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            // A record that is broken stays so; whoever reads it is told.
+            if let Ok(record) = rows::read_row(row) {
+                changes::insert_wraps(&change, &record)?;
+            }
+        }
+    }
+    change.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    change.commit()?;
+    Ok(())
 }
 
 /// Refuses a file that another release has taken over, however long this process has had it open.
@@ -156,7 +215,8 @@ fn create(file: &Path) -> Result<(), Failure> {
         let mut db = open(&unfinished)?;
         set_write_ahead(file, &db)?;
         let tables = db.transaction()?;
-        tables.execute_batch(SCHEMA)?;
+        tables.execute_batch(RECORDS)?;
+        tables.execute_batch(ACCOUNTS)?;
         tables.pragma_update(None, "application_id", APPLICATION_ID)?;
         tables.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tables.commit()?;
@@ -178,6 +238,8 @@ fn open(file: &Path) -> Result<Connection, Failure> {
     // A record is at most half of this; more is not read into memory.
     db.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::try_from(2 * KekRecord::MAX_BYTES).unwrap_or(i32::MAX))?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    // What is deleted is overwritten with zeros.
+    db.pragma_update(None, "secure_delete", true)?;
     // Whoever can write the file cannot make this process run functions by it.
     db.pragma_update(None, "trusted_schema", false)?;
     Ok(db)

@@ -1,5 +1,9 @@
 //! What the engine relies on in a store.
 
+mod change;
+mod listing;
+mod shred;
+
 use std::{fmt::Debug, sync::Arc};
 
 use keystrata_primitives::{
@@ -14,7 +18,8 @@ const CREATORS: usize = 32;
 
 /// Runs the suite for stores.
 ///
-/// Each call of `make` gives a store of its own that is empty. The suite writes some fifty accounts into them.
+/// Each call of `make` gives a store of its own that is empty. The suite makes some forty stores and writes some two hundred accounts
+/// into them.
 ///
 /// # Panics
 /// If the store breaks a rule; the message says which.
@@ -33,6 +38,9 @@ pub async fn kek_store<S: KekStore + 'static>(make: impl AsyncFn() -> S) {
     what_is_no_later_primary_is_refused(&make().await).await;
     one_of_many_rotators_wins(make().await).await;
     dropped_calls_do_no_harm(&make().await).await;
+    change::run(&make).await;
+    listing::run(&make).await;
+    shred::run(&make).await;
 }
 
 async fn knows_nothing_at_first<S: KekStore>(store: &S) {
@@ -40,6 +48,7 @@ async fn knows_nothing_at_first<S: KekStore>(store: &S) {
     check(given(store.primary(&acme).await, "primary").is_none(), "an unknown account has no primary");
     check(given(store.record(&acme, kek_id()).await, "record").is_none(), "an unknown account has no KEK of any id");
     check(given(store.records(&acme).await, "records").is_empty(), "an unknown account has no records");
+    check(given(store.head(&acme).await, "head").is_none(), "an unknown account has no head");
     check(given(store.primaries(None, 10).await, "primaries").is_empty(), "an empty store lists no account");
 }
 
@@ -306,6 +315,12 @@ async fn dropped_calls_do_no_harm<S: KekStore>(store: &S) {
         let _ = store.record(&acme, own.identity.id).as_mut().poll(waker);
         let _ = store.records(&acme).as_mut().poll(waker);
         let _ = store.primaries(None, 1).as_mut().poll(waker);
+        let _ = store.head(&acme).as_mut().poll(waker);
+        let _ = store.export(&acme).as_mut().poll(waker);
+        let _ = store.update(&own, &own).as_mut().poll(waker);
+        let _ = store.raise_min_version(&acme, KekVersion::FIRST).as_mut().poll(waker);
+        let _ = store.shred(&path(&["globex"]), 1).as_mut().poll(waker);
+        let _ = store.accounts(None, 1).as_mut().poll(waker);
     }
     given(store.create(&record(acme.clone())).await, "create");
     let Some(primary) = given(store.primary(&acme).await, "primary") else {
