@@ -124,7 +124,7 @@ impl Account {
     /// Makes a new KEK the account's primary: what is sealed from now on is sealed under it, and what was sealed before
     /// still opens. Gives the new version.
     ///
-    /// One KMS call. This process seals under it when this returns, others within half a minute. Callers at once share
+    /// One KMS call for each root key that wraps it. This process seals under it when this returns, others within half a minute. Callers at once share
     /// one rotation.
     ///
     /// # Errors
@@ -134,6 +134,23 @@ impl Account {
     /// Dropping the future is safe. The rotation goes on if it has begun.
     pub async fn rotate(&self) -> Result<KekVersion, KeyError> {
         self.engine.rotate(&self.state()).await
+    }
+
+    /// Unwraps all KEKs of the account by its [recovery root](crate::RootsBuilder::recovery) and keeps them in memory for
+    /// their time to live. Gives their number. For an operator, when the account's other root keys are lost; nothing else
+    /// here asks a recovery root to unwrap.
+    ///
+    /// One call for each KEK. They open and seal as others do, and are not renewed ahead of their end. Where nothing is
+    /// [cached](crate::PolicyBuilder::kek_ttl) they are gone at once.
+    ///
+    /// # Errors
+    /// [`KeyError::WrongRoot`] if the account has no recovery root, or it did not wrap one of the KEKs; else as
+    /// [`open`](Self::open). KEKs that came before the one that failed are in memory.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. What was unwrapped so far stays.
+    pub async fn recover(&self) -> Result<usize, KeyError> {
+        self.engine.recover(&self.state()).await
     }
 
     /// Runs `f` with the KEK that new objects are sealed under, which has to be got.

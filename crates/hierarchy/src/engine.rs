@@ -7,10 +7,13 @@
 mod create;
 pub(crate) mod health;
 mod load;
+mod recover;
 mod rotate;
 pub(crate) mod upkeep;
+mod wraps;
 
 use std::{
+    collections::HashMap,
     fmt,
     ops::Deref,
     sync::{
@@ -21,7 +24,7 @@ use std::{
 };
 
 use keystrata_memory::{ArenaConfig, ProcessLocal, process_epoch};
-use keystrata_primitives::{DerivedKek, Kek, KekId, KekIdentity, KekRecord, KekVersion, KeyPath, Suite};
+use keystrata_primitives::{DerivedKek, Kek, KekId, KekIdentity, KekRecord, KekVersion, KeyPath, RootKeyId, Suite};
 use tokio::runtime::Handle;
 
 use self::{health::Canary, upkeep::Refreshes};
@@ -32,9 +35,9 @@ use crate::{
     flight::Flights,
     policy::Policy,
     refusals::Refusals,
-    root::RootKey,
     signals::{Signals, Stats},
     store::KekStore,
+    topology::Topology,
 };
 
 /// How long a load may be joined. Longer than a KMS call with its retries takes; after it, callers try again for
@@ -71,7 +74,7 @@ impl fmt::Debug for Config {
 
 /// What all handles of one hierarchy share.
 pub(crate) struct Engine {
-    root: Arc<dyn RootKey>,
+    topology: Topology,
     store: Arc<dyn KekStore>,
     clock: Arc<dyn Clock>,
     config: Config,
@@ -94,7 +97,7 @@ struct Local {
     refusals: Refusals,
     refreshes: Arc<Refreshes>,
     chance: Mutex<fastrand::Rng>,
-    canary: Mutex<Option<Arc<Canary>>>,
+    canaries: Mutex<HashMap<RootKeyId, Arc<Canary>>>,
 }
 
 impl Local {
@@ -108,7 +111,7 @@ impl Local {
             refusals: Refusals::new(),
             refreshes: Arc::default(),
             chance: Mutex::new(config.jitter_seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
-            canary: Mutex::default(),
+            canaries: Mutex::default(),
         }
     }
 }
@@ -160,7 +163,7 @@ impl OneTimeKek {
 
 impl Engine {
     pub(crate) fn new(
-        root: Arc<dyn RootKey>,
+        topology: Topology,
         store: Arc<dyn KekStore>,
         clock: Arc<dyn Clock>,
         config: Config,
@@ -172,7 +175,7 @@ impl Engine {
             Local::new(Arc::clone(clock), config, Arc::clone(signals))
         });
         Arc::new(Self {
-            root,
+            topology,
             store,
             clock,
             config,
@@ -227,10 +230,10 @@ impl Engine {
         (self.now(), patience)
     }
 
-    /// The life of a KEK that is asked for now.
-    fn life(&self, policy: &Policy) -> Life {
+    /// The life of a KEK that was asked for then.
+    fn life(&self, policy: &Policy, requested_at: Moment) -> Life {
         let chance = self.local.get().chance.lock().unwrap_or_else(PoisonError::into_inner).f64();
-        Life::new(policy, self.now(), chance)
+        Life::new(policy, requested_at, chance)
     }
 
     fn refuse_if_closed(&self) -> Result<(), KeyError> {
@@ -341,7 +344,7 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("root", &self.root)
+            .field("topology", &self.topology)
             .field("store", &self.store)
             .field("config", &self.config)
             .field("cache", self.cache())

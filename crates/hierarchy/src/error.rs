@@ -45,18 +45,18 @@ pub enum KeyError {
         /// The KEK that the envelope names.
         kek_id: KekId,
     },
-    /// The KEK is wrapped, but not by the root key in use. No call was made.
+    /// The KEK is wrapped, but by no root key that the account's [`Placement`](crate::Placement) lists. No call was made.
     #[error(
-        "the KEK of account {path} is wrapped by {wrapped_by}, and the root key in use is {in_use}: use the root key \
-         that wrapped it"
+        "the KEK of account {path} is wrapped by {wrapped_by}, and only {accepted} may have wrapped it: use the root key \
+         that did, or list it as a former one if it is yours"
     )]
     WrongRoot {
         /// Whose KEK.
         path: KeyPath,
         /// What its record names.
         wrapped_by: String,
-        /// The root key this engine was built with.
-        in_use: RootKeyId,
+        /// What may have wrapped it.
+        accepted: String,
     },
     /// A KEK's record is not what was stored, or belongs elsewhere. Restore it from a backup.
     #[error("the record of {} of account {path} is corrupt: restore the KEK store from a backup", kek_text(*kek_id))]
@@ -307,11 +307,35 @@ pub struct StreamExpired {
 #[non_exhaustive]
 pub enum BuildError {
     /// No root key was given.
-    #[error("a hierarchy needs a root key: call `root_key` on the builder")]
+    #[error("a hierarchy needs a root key: call `root_key`, `roots` or `topology` on the builder, with a current one")]
     NoRootKey,
     /// No store was given.
     #[error("a hierarchy needs a KEK store: call `store` on the builder")]
     NoStore,
+    /// More root keys than a record can hold wraps.
+    #[error(
+        "{count} root keys would wrap every new KEK, and a record holds {most} wraps: make some of them former ones"
+    )]
+    TooManyRoots {
+        /// How many there are, the recovery one included.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// One root key in two places of a list.
+    #[error("the root key {id} stands in the list twice: name each once, as current, former or recovery")]
+    RootTwice {
+        /// Which one.
+        id: RootKeyId,
+    },
+    /// More root keys are to wrap a new KEK than there are.
+    #[error("at least {least} root keys are to wrap a new KEK, and {current} are current")]
+    AtLeastTooMany {
+        /// How many are to.
+        least: usize,
+        /// How many there are.
+        current: usize,
+    },
     /// A TTL above the cap.
     #[error("a KEK time to live of {ttl:?} is over the cap of {cap:?}: a revoked key would go on working that long")]
     TtlTooLong {

@@ -14,6 +14,7 @@ use crate::{
     root::RootKey,
     signals::Stats,
     store::KekStore,
+    topology::{Placement, Roots, Topology},
 };
 
 /// Account KEKs under one root key, with a cache of decrypted ones.
@@ -96,7 +97,8 @@ impl Hierarchy {
         self.engine.close();
     }
 
-    /// Whether keys can be had, and how those in memory are kept. Makes one call to the root key, the first time two: it
+    /// Whether keys can be had, and how those in memory are kept. Makes one call to each root key that wraps
+    /// new KEKs of the account `keystrata-health`, the first time two: it
     /// unwraps a test key in the context of the account `keystrata-health`, which a policy that restricts accounts must
     /// allow. No KEK's life is renewed by this.
     ///
@@ -135,7 +137,7 @@ impl fmt::Debug for Hierarchy {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct HierarchyBuilder {
-    root: Option<Arc<dyn RootKey>>,
+    topology: Option<Topology>,
     store: Option<Arc<dyn KekStore>>,
     clock: Arc<dyn Clock>,
     policy: PolicyBuilder,
@@ -153,16 +155,47 @@ impl Default for HierarchyBuilder {
             runtime: None,
             jitter_seed: None,
         };
-        Self { root: None, store: None, clock: Arc::new(SystemClock), policy: Policy::builder(), config }
+        Self { topology: None, store: None, clock: Arc::new(SystemClock), policy: Policy::builder(), config }
     }
 }
 
 impl HierarchyBuilder {
-    /// The root key that wraps every account's KEK. Required.
+    /// The root key that wraps every account's KEK. Required, unless there are [`roots`](Self::roots) or a
+    /// [`topology`](Self::topology); of the three, the last that is given counts.
     ///
     /// To go on using it yourself, for its call counter say, give an `Arc` of it.
-    pub fn root_key(mut self, root: impl RootKey + 'static) -> Self {
-        self.root = Some(Arc::new(root));
+    pub fn root_key(self, root: impl RootKey + 'static) -> Self {
+        self.roots(Roots::new(root))
+    }
+
+    /// The root keys that wrap every account's KEK: of two regions, say, each of which can fail.
+    ///
+    /// ```
+    /// # use keystrata_hierarchy::{MemoryKekStore, test_util::ScriptedRootKey};
+    /// use keystrata_hierarchy::{Context, Hierarchy, Roots};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # let store = MemoryKekStore::new();
+    /// # let [ireland, frankfurt] = ["aws-kms:eu-west-1", "aws-kms:eu-central-1"].map(ScriptedRootKey::new);
+    /// let roots = Roots::builder().current(ireland).current(frankfurt).build()?;
+    /// let keys = Hierarchy::builder().roots(roots).store(store).build()?;
+    /// keys.account("acme")?.seal(b"opens while either region answers", &Context::none()).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn roots(mut self, roots: Roots) -> Self {
+        self.topology = Some(Topology::of_roots(roots));
+        self
+    }
+
+    /// What wraps the KEKs of each account: see [`Placement`].
+    ///
+    /// Asked at every load, also for groups and for the parents of services, so look it up in memory. The same path must
+    /// get the same answer in all processes that use the store; where that changes, list what was as
+    /// [former](Placement::formerly), and the new answer holds from each account's next load on.
+    pub fn topology(mut self, place: impl Fn(&KeyPath) -> Placement + Send + Sync + 'static) -> Self {
+        self.topology = Some(Topology::new(place));
         self
     }
 
@@ -256,12 +289,12 @@ impl HierarchyBuilder {
     /// # Errors
     /// [`BuildError`] if the root key or the store is missing, the capacity is zero, or the policy is out of bounds.
     pub fn build(mut self) -> Result<Hierarchy, BuildError> {
-        let root = self.root.ok_or(BuildError::NoRootKey)?;
+        let topology = self.topology.ok_or(BuildError::NoRootKey)?;
         let store = self.store.ok_or(BuildError::NoStore)?;
         self.config.policy = self.policy.build()?;
         if self.config.capacity == 0 {
             return Err(BuildError::NoCapacity);
         }
-        Ok(Hierarchy { engine: Owner::new(Engine::new(root, store, self.clock, self.config)) })
+        Ok(Hierarchy { engine: Owner::new(Engine::new(topology, store, self.clock, self.config)) })
     }
 }

@@ -61,6 +61,7 @@ mod signals;
 mod store;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
+mod topology;
 
 pub use keystrata_memory::{Backing, MemoryError, MemoryReport, OnUnprotected};
 pub use keystrata_primitives::{
@@ -82,4 +83,5 @@ pub use self::{
         AccountCopy, Creation, Import, KekStore, MemoryKekStore, PathHead, Raise, Rotation, Shred, StoreError,
         Tombstone, Update, WrapperQuery,
     },
+    topology::{Placement, Roots, RootsBuilder},
 };

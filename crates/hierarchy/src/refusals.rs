@@ -1,6 +1,6 @@
 //! Refusals that are remembered for a while, so that what cannot work is not tried with every request.
 //!
-//! Three bounded lists, one for each reason, so that none pushes out another: an account that the KMS denies, a record
+//! Three bounded lists, one for each reason, so that none pushes out another: an account that a root key denies, a record
 //! that is corrupt, a KEK that is not there. They hold nothing secret. Each refusal keeps the moment at which it is
 //! forgotten, by the engine's clock, and the epoch that it was made under: an invalidation forgets it too.
 
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use keystrata_primitives::{KekId, KekRecord, KeyPath};
+use keystrata_primitives::{KekId, KekRecord, KeyPath, RootKeyId};
 use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{
@@ -33,7 +33,7 @@ const NOT_FOUND: Duration = Duration::from_secs(1);
 const CAPACITY: u64 = 10_000;
 
 pub(crate) struct Refusals {
-    denied: Cache<KeyPath, Refusal<()>>,
+    denied: Cache<(KeyPath, RootKeyId), Refusal<()>>,
     corrupt: Cache<(KeyPath, KekId), Refusal<u64>>,
     not_found: Cache<(KeyPath, KekId), Refusal<()>>,
     hasher: RandomState,
@@ -61,14 +61,28 @@ impl Refusals {
         Self { denied: list(), corrupt: list(), not_found: list(), hasher: RandomState::new() }
     }
 
-    /// The KMS denied one of the account's KEKs, and the account was invalidated for it: `epoch` is the one since then.
-    pub(crate) fn denied(&self, account: &Arc<AccountState>, error: KeyError, epoch: Epoch, now: Moment) {
-        let (until, path) = (now.after(DENIED), account.path.clone());
-        self.denied.insert(path, Refusal { of: (), error, epoch, until, account: Arc::clone(account) });
+    /// This root key denied one of the account's KEKs, and the account was invalidated for it: `epoch` is the one since
+    /// then.
+    pub(crate) fn denied(
+        &self,
+        account: &Arc<AccountState>,
+        root: &RootKeyId,
+        error: KeyError,
+        epoch: Epoch,
+        now: Moment,
+    ) {
+        let (until, name) = (now.after(DENIED), (account.path.clone(), root.clone()));
+        self.denied.insert(name, Refusal { of: (), error, epoch, until, account: Arc::clone(account) });
     }
 
-    pub(crate) fn denial(&self, account: &AccountState, epoch: Epoch, now: Moment) -> Option<KeyError> {
-        self.denied.get(&account.path)?.answer(&(), epoch, now)
+    pub(crate) fn denial(
+        &self,
+        account: &AccountState,
+        root: &RootKeyId,
+        epoch: Epoch,
+        now: Moment,
+    ) -> Option<KeyError> {
+        self.denied.get(&(account.path.clone(), root.clone()))?.answer(&(), epoch, now)
     }
 
     pub(crate) fn corrupt(

@@ -30,6 +30,8 @@ use crate::error::KeyError;
 /// | `wiped` | `keystrata_kek_wiped_total` | KEKs overwritten for whatever reason |
 /// | `stale_uses` | `keystrata_kek_stale_uses_total` | times that a KEK was let beyond its deadline |
 /// | `rotations` | `keystrata_kek_rotations_total` | new primaries made in place of an old one |
+/// | `failovers` | `keystrata_kek_failovers_total{cause=…}` | unwraps that went on to the next root key since one was `throttled`, `unavailable` or `overloaded` |
+/// | `partial_wraps` | `keystrata_kek_partial_wraps_total` | KEKs made without some of their roots, [where that is allowed](crate::RootsBuilder::accept_at_least) |
 ///
 /// Gauges: `keystrata_keks`, `keystrata_memory_slots_used`, `keystrata_memory_slots`, and the bytes of key memory by how
 /// they are kept, as in [`MemoryReport`]: `keystrata_memory_secret_bytes`, `keystrata_memory_locked_bytes`,
@@ -59,6 +61,8 @@ pub struct Stats {
     pub wiped: u64,
     pub stale_uses: u64,
     pub rotations: u64,
+    pub failovers: u64,
+    pub partial_wraps: u64,
 }
 
 /// One count, here and at the recorder.
@@ -100,11 +104,13 @@ pub(crate) struct Signals {
     pub(crate) wiped: Count,
     pub(crate) stale_uses: Count,
     pub(crate) rotations: Count,
+    failovers: [Count; FAILOVERS.len()],
+    pub(crate) partial_wraps: Count,
     age_at_use: Histogram,
     gauges: [Gauge; 6],
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Ok,
     Throttled,
@@ -115,6 +121,10 @@ enum Outcome {
     Late,
     Other,
 }
+
+/// Why a KEK's next root key is asked.
+const FAILOVERS: [(Outcome, &str); 3] =
+    [(Outcome::Unavailable, "unavailable"), (Outcome::Throttled, "throttled"), (Outcome::Overloaded, "overloaded")];
 
 impl Outcome {
     const ALL: [(Self, &str); 8] = [
@@ -129,15 +139,18 @@ impl Outcome {
     ];
 
     fn of<T>(loaded: &Result<T, KeyError>) -> Self {
-        match loaded {
-            Ok(_) => Self::Ok,
-            Err(KeyError::Throttled(_)) => Self::Throttled,
-            Err(KeyError::Denied(_)) => Self::Denied,
-            Err(KeyError::RootUnavailable(_)) => Self::Unavailable,
-            Err(KeyError::Overloaded(_)) => Self::Overloaded,
-            Err(KeyError::Corrupt { .. }) => Self::Corrupt,
-            Err(KeyError::Late { .. }) => Self::Late,
-            Err(_) => Self::Other,
+        loaded.as_ref().map_or_else(Self::of_error, |_| Self::Ok)
+    }
+
+    fn of_error(error: &KeyError) -> Self {
+        match error {
+            KeyError::Throttled(_) => Self::Throttled,
+            KeyError::Denied(_) => Self::Denied,
+            KeyError::RootUnavailable(_) => Self::Unavailable,
+            KeyError::Overloaded(_) => Self::Overloaded,
+            KeyError::Corrupt { .. } => Self::Corrupt,
+            KeyError::Late { .. } => Self::Late,
+            _ => Self::Other,
         }
     }
 }
@@ -162,6 +175,8 @@ impl Signals {
             wiped: count(counter!("keystrata_kek_wiped_total")),
             stale_uses: count(counter!("keystrata_kek_stale_uses_total")),
             rotations: count(counter!("keystrata_kek_rotations_total")),
+            failovers: FAILOVERS.map(|(_, cause)| count(counter!("keystrata_kek_failovers_total", "cause" => cause))),
+            partial_wraps: count(counter!("keystrata_kek_partial_wraps_total")),
             age_at_use: histogram!("keystrata_kek_age_at_use_seconds"),
             gauges: [
                 gauge!("keystrata_keks"),
@@ -188,6 +203,14 @@ impl Signals {
     /// The root key answered, or could not.
     pub(crate) fn load<T>(&self, loaded: &Result<T, KeyError>) {
         self.loads[Outcome::of(loaded) as usize].add(1);
+    }
+
+    /// A KEK's next root key is asked, because of this failure of one before it.
+    pub(crate) fn failover(&self, cause: &KeyError) {
+        let cause = Outcome::of_error(cause);
+        // A parent's record that cannot be read makes it unavailable too.
+        let index = FAILOVERS.iter().position(|(known, _)| *known == cause).unwrap_or_default();
+        self.failovers[index].add(1);
     }
 
     /// Tells the recorder what is not told at once.
@@ -220,6 +243,8 @@ impl Signals {
             wiped: self.wiped.get(),
             stale_uses: self.stale_uses.get(),
             rotations: self.rotations.get(),
+            failovers: self.failovers.iter().map(Count::get).sum(),
+            partial_wraps: self.partial_wraps.get(),
         }
     }
 }

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use keystrata_primitives::{
-    DerivedKek, KekId, KekIdentity, KekRecord, KekState, KekVersion, Suite, WrappedSecret, Wrapper,
-};
+use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekState, KekVersion, Suite};
 
-use super::Engine;
+use super::{Engine, wraps::Unwrapped};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, KekCache},
     error::KeyError,
-    flight::{Answer, For, LoadError},
-    root::{Demand, GeneratedKey, RootContext, RootKeyError},
+    flight::{Answer, For},
+    root::Demand,
     store::Creation,
+    topology::Wrapping,
 };
 
 /// What became of the creation of an account's first KEK.
@@ -39,12 +38,12 @@ impl Engine {
         let path = &account.path;
         self.refuse_without_primary(account).await?;
         self.cache().make_room(path)?;
-        let life = self.life(&account.policy);
-        let (record, derived) = self.generate(account, (self.config.suite, KekVersion::FIRST), epoch, demand).await?;
+        let (record, new) = self.generate(account, (self.config.suite, KekVersion::FIRST), epoch, demand).await?;
+        let life = self.life(&account.policy, new.requested_at);
         // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
         // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
-        let kek = self.install(account, &record.identity, &derived, &life, epoch)?;
-        drop(derived);
+        let kek = self.install(account, &record.identity, &new.derived, &life, epoch)?;
+        drop(new);
         let unless_stored = Discard { cache: self.cache(), kek: Some(&kek) };
         match self.store_first(account, &record).await? {
             Winner::Ours => {
@@ -95,48 +94,25 @@ impl Engine {
         Err(KeyError::NoPrimary { path: path.clone(), keks: records.len() })
     }
 
-    /// A new KEK and its record, stored nowhere yet. One call to the root key.
+    /// A new KEK and its record, stored nowhere yet. One call to each root key that is to wrap it.
     pub(super) async fn generate(
         &self,
         account: &Arc<AccountState>,
         (suite, version): (Suite, KekVersion),
         epoch: Epoch,
         demand: &Demand,
-    ) -> Answer<(KekRecord, DerivedKek)> {
+    ) -> Answer<(KekRecord, Unwrapped)> {
         self.refuse_outdated(account, epoch)?;
         let path = &account.path;
         let id = KekId::generate().map_err(KeyError::from)?;
         let identity = KekIdentity { suite, version, id, path: path.clone() };
         let created_at = self.now().real.as_secs();
-        let context = RootContext::of_kek(&identity).with_demand(demand.clone());
-        let generated = match self.root.generate_key(&context).await {
-            Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
-            generated => generated.map_err(|error| KeyError::from_root(error, path, id)),
-        };
-        self.signals.load(&generated);
-        self.refuse_outdated(account, epoch)?;
-        let GeneratedKey { secret, wrapped } = generated.map_err(|error| match error {
-            KeyError::Denied(_) => self.note_denial(account, error, epoch),
-            error => error.into(),
-        })?;
-        let derived = identity.derive(&secret);
-        let wrapped_bytes = wrapped.len();
-        let record = KekRecord {
-            identity,
-            state: KekState::Primary,
-            check: derived.check,
-            created_at,
-            retired_at: 0,
-            wraps: vec![WrappedSecret { wrapper: Wrapper::Root(self.root.id().clone()), ciphertext: wrapped }],
-        };
-        // All else in the record is this engine's own.
-        record.encode().map_err(|error| {
-            KeyError::RootUnavailable(RootKeyError::Unavailable {
-                message: format!("it answered with a wrapped key of {wrapped_bytes} bytes; 1 to 8,192 can be stored"),
-                source: Some(Arc::new(error)),
-            })
-        })?;
-        Ok((record, derived))
+        let Wrapping::Roots(roots) = self.placement(account).now().clone();
+        let made = self.generate_under(account, &identity, &roots, epoch, demand).await?;
+        let derived = identity.derive(&made.secret);
+        let (check, wraps) = (derived.check, made.wraps);
+        let record = KekRecord { identity, state: KekState::Primary, check, created_at, retired_at: 0, wraps };
+        Ok((record, Unwrapped { derived, requested_at: made.requested_at }))
     }
 
     /// Stores an account's first record, and says whose became the account's primary.

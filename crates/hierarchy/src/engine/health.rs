@@ -6,12 +6,12 @@ use std::{
 };
 
 use keystrata_memory::MemoryReport;
-use keystrata_primitives::{KekId, KekIdentity, KekVersion, KeyPath, Suite};
+use keystrata_primitives::{KekId, KekIdentity, KekVersion, KeyPath, RootKeyId, Suite};
 
 use super::Engine;
 use crate::{
     error::KeyError,
-    root::{RootContext, RootKeyError},
+    root::{RootContext, RootKey, RootKeyError},
     signals::Stats,
 };
 
@@ -22,9 +22,12 @@ pub(crate) const CANARY_ACCOUNT: &str = "keystrata-health";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
-    /// How long the root key took to unwrap a test key, by the engine's clock, or why it did not. Behind a wrapper that
-    /// breaks the circuit, its refusal is what is seen here.
+    /// How long the root key took to unwrap a test key, by the engine's clock, or why it did not. Of several, the first
+    /// that did: one is enough to unwrap KEKs. Behind a wrapper that breaks the circuit, its refusal is what is seen here.
     pub root_key: Result<Duration, KeyError>,
+    /// The same for each root key that wraps new KEKs of the account `keystrata-health`, in the order of its
+    /// [`Placement`](crate::Placement).
+    pub root_keys: Vec<(RootKeyId, Result<Duration, KeyError>)>,
     /// How the memory of decrypted KEKs is protected.
     pub memory: MemoryReport,
     /// Decrypted KEKs in memory.
@@ -49,9 +52,11 @@ impl Health {
         self.root_key.is_ok() && !self.is_closed
     }
 
-    /// Whether a protection of key memory is missing, or KEKs are used beyond their deadline.
+    /// Whether a protection of key memory is missing, KEKs are used beyond their deadline, or one of several root keys
+    /// does not answer.
     pub fn is_degraded(&self) -> bool {
-        self.memory.is_degraded() || self.stale_keks > 0
+        let is_root_lost = self.root_keys.iter().any(|(_, answer)| answer.is_err());
+        self.memory.is_degraded() || self.stale_keks > 0 || is_root_lost
     }
 }
 
@@ -64,14 +69,15 @@ pub(super) struct Canary {
 
 impl Engine {
     pub(crate) async fn health(&self) -> Health {
-        let root_key = match self.refuse_if_closed() {
-            Ok(()) => self.try_root_key().await,
-            Err(closed) => Err(closed),
+        let (root_key, root_keys) = match self.refuse_if_closed() {
+            Ok(()) => self.try_root_keys().await,
+            Err(closed) => (Err(closed), Vec::new()),
         };
         let now = self.now();
         let (oldest_authorisation, stale_keks) = self.cache().ages(now);
         Health {
             root_key,
+            root_keys,
             memory: self.cache().memory(),
             cached_keks: self.cache().len(),
             oldest_authorisation,
@@ -82,20 +88,34 @@ impl Engine {
         }
     }
 
+    /// Tries each root key that wraps new KEKs of the account of health checks; what comes first is the answer for all: a
+    /// time if one of them unwraps.
+    async fn try_root_keys(&self) -> (Result<Duration, KeyError>, Vec<(RootKeyId, Result<Duration, KeyError>)>) {
+        let path = KeyPath::account(CANARY_ACCOUNT).expect("a valid name");
+        let mut tried: Vec<(RootKeyId, Result<Duration, KeyError>)> = Vec::new();
+        for root in self.topology.wrapping_roots(&path) {
+            let answer = self.try_root_key(&root, &path).await;
+            tried.push((root.id().clone(), answer));
+        }
+        let answers = || tried.iter().map(|(_, answer)| answer);
+        let answer = answers().find(|answer| answer.is_ok()).or_else(|| answers().next());
+        (answer.cloned().unwrap_or(Err(KeyError::Interrupted)), tried)
+    }
+
     /// Unwraps a test key; the first time in a process it is made, which is one call more. Renews no KEK.
-    async fn try_root_key(&self) -> Result<Duration, KeyError> {
-        let canary = || self.local.get().canary.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = canary().clone();
+    async fn try_root_key(&self, root: &Arc<dyn RootKey>, path: &KeyPath) -> Result<Duration, KeyError> {
+        let canaries = || self.local.get().canaries.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = canaries().get(root.id()).cloned();
         let known = if let Some(known) = known {
             known
         } else {
-            let new = Arc::new(self.new_canary().await?);
-            *canary() = Some(Arc::clone(&new));
+            let new = Arc::new(new_canary(root, path).await?);
+            canaries().insert(root.id().clone(), Arc::clone(&new));
             new
         };
-        let (path, id) = (&known.identity.path, known.identity.id);
+        let id = known.identity.id;
         let asked_at = self.now();
-        let unwrapped = self.root.unwrap_key(&known.wrapped, &RootContext::of_kek(&known.identity)).await;
+        let unwrapped = root.unwrap_key(&known.wrapped, &RootContext::of_kek(&known.identity)).await;
         let secret = unwrapped.map_err(|error| KeyError::from_root(error, path, id))?;
         if known.identity.derive(&secret).check != known.check {
             let error = RootKeyError::unavailable("it unwrapped a test key to another key than it had wrapped");
@@ -103,14 +123,13 @@ impl Engine {
         }
         Ok(self.now().boot.saturating_sub(asked_at.boot))
     }
+}
 
-    async fn new_canary(&self) -> Result<Canary, KeyError> {
-        let path = KeyPath::account(CANARY_ACCOUNT).expect("a valid name");
-        let id = KekId::generate()?;
-        let identity = KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path };
-        let generated = self.root.generate_key(&RootContext::of_kek(&identity)).await;
-        let generated = generated.map_err(|error| KeyError::from_root(error, &identity.path, id))?;
-        let check = identity.derive(&generated.secret).check;
-        Ok(Canary { identity, wrapped: generated.wrapped, check })
-    }
+async fn new_canary(root: &Arc<dyn RootKey>, path: &KeyPath) -> Result<Canary, KeyError> {
+    let id = KekId::generate()?;
+    let identity = KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path: path.clone() };
+    let generated = root.generate_key(&RootContext::of_kek(&identity)).await;
+    let generated = generated.map_err(|error| KeyError::from_root(error, path, id))?;
+    let check = identity.derive(&generated.secret).check;
+    Ok(Canary { identity, wrapped: generated.wrapped, check })
 }

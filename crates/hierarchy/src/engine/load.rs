@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keystrata_primitives::{DerivedKek, KekId, KekRecord, KekState, WrappedSecret, Wrapper};
+use keystrata_primitives::{DerivedKek, KekId, KekRecord, KekState, RootKeyId};
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
@@ -11,7 +11,7 @@ use crate::{
     cache::{AccountState, CachedKek, Epoch, Life, NotInstalled},
     error::{KeyError, RecordFault},
     flight::{Answer, For, LoadError, unless_outdated},
-    root::{Demand, RootContext, RootKeyError},
+    root::Demand,
 };
 
 /// How long a process goes on sealing under the primary it knows before it must have asked the store again.
@@ -175,11 +175,11 @@ impl Engine {
 
     async fn unwrapped_once(&self, account: &Arc<AccountState>, record: KekRecord, epoch: Epoch) -> Answer<OneTimeKek> {
         // Counted from the request here too. Where nothing is cached, a call may take as long as a load may be joined.
-        let (requested_at, patience) = self.load_window(&account.policy);
+        let (_, patience) = self.load_window(&account.policy);
         let ttl = if account.policy.caches_nothing() { patience } else { account.policy.kek_ttl() };
-        let deadline = requested_at.after(ttl);
-        let derived = self.unwrap(account, &record, epoch, &Demand::foreground()).await?;
-        Ok(OneTimeKek { identity: record.identity, derived, deadline })
+        let unwrapped = self.unwrap(account, &record, epoch, &Demand::foreground()).await?;
+        let deadline = unwrapped.requested_at.after(ttl);
+        Ok(OneTimeKek { identity: record.identity, derived: unwrapped.derived, deadline })
     }
 
     pub(super) fn primary_load(
@@ -291,11 +291,11 @@ impl Engine {
             None => self.stored_kek(account, id, epoch).await?,
         };
         self.cache().make_room(&account.path)?;
-        // Life is counted from before the request, not from the answer.
-        let life = self.life(&account.policy);
         let span = tracing::debug_span!("load_kek", kek_id = %id, version = record.identity.version.get());
-        let derived = self.unwrap(account, &record, epoch, demand).instrument(span).await?;
-        self.install(account, &record.identity, &derived, &life, epoch)
+        let unwrapped = self.unwrap(account, &record, epoch, demand).instrument(span).await?;
+        // Life is counted from before the request, not from the answer.
+        let life = self.life(&account.policy, unwrapped.requested_at);
+        self.install(account, &record.identity, &unwrapped.derived, &life, epoch)
     }
 
     pub(super) fn install(
@@ -353,46 +353,6 @@ impl Engine {
         }
     }
 
-    /// One call to the root key, unless the record names another or is known to be corrupt.
-    async fn unwrap(
-        &self,
-        account: &Arc<AccountState>,
-        record: &KekRecord,
-        epoch: Epoch,
-        demand: &Demand,
-    ) -> Answer<DerivedKek> {
-        let identity = &record.identity;
-        let (path, id) = (&identity.path, identity.id);
-        let refusals = &self.local.get().refusals;
-        let is_ours = |wrap: &&WrappedSecret| matches!(&wrap.wrapper, Wrapper::Root(root) if root == self.root.id());
-        let wrap = record.wraps.iter().find(is_ours).ok_or_else(|| self.wrong_root(record))?;
-        if let Some(corrupt) = refusals.corruption(record, epoch, self.now()) {
-            self.signals.remembered.add(1);
-            return Err(corrupt.into());
-        }
-        self.refuse_outdated(account, epoch)?;
-        let context = RootContext::of_kek(identity).with_demand(demand.clone());
-        let unwrapped = match self.root.unwrap_key(&wrap.ciphertext, &context).await {
-            Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
-            Err(error) => Err(KeyError::from_root(error, path, id)),
-            Ok(secret) => {
-                let derived = identity.derive(&secret);
-                let is_it = derived.check == record.check;
-                if is_it { Ok(derived) } else { Err(KeyError::corrupt(path, id, RecordFault::CheckMismatch)) }
-            }
-        };
-        self.signals.load(&unwrapped);
-        self.refuse_outdated(account, epoch)?;
-        unwrapped.map_err(|error| match &error {
-            KeyError::Denied(_) => self.note_denial(account, error, epoch),
-            KeyError::Corrupt { .. } => {
-                refusals.corrupt(account, record, error.clone(), epoch, self.now());
-                error.into()
-            }
-            _ => error.into(),
-        })
-    }
-
     /// What the root key answers counts for nobody if the account was invalidated since it was asked: neither its keys,
     /// nor its refusals, which an operator may just have lifted.
     pub(super) fn refuse_outdated(&self, account: &AccountState, epoch: Epoch) -> Answer<()> {
@@ -400,40 +360,28 @@ impl Engine {
         if self.cache().epoch(account) == epoch { Ok(()) } else { Err(LoadError::Outdated) }
     }
 
-    /// The KMS, asked under `epoch`, refuses a KEK of the account: its KEKs are overwritten now, and the KMS is not asked
-    /// again for a while.
-    pub(super) fn note_denial(&self, account: &Arc<AccountState>, error: KeyError, epoch: Epoch) -> LoadError {
+    /// A root key, asked under `epoch`, refuses a KEK of the account: its KEKs are overwritten now, and that root key is
+    /// not asked for the account again for a while.
+    pub(super) fn note_denial(
+        &self,
+        account: &Arc<AccountState>,
+        root: &RootKeyId,
+        error: KeyError,
+        epoch: Epoch,
+    ) -> LoadError {
         self.signals.denials.add(1);
         let Some((overwritten, epoch)) = self.cache().invalidate_since(account, epoch) else {
             return LoadError::Outdated;
         };
         self.signals.invalidations.add(1);
-        tracing::warn!(%error, overwritten, "the kms denies an account's kek; its keks are overwritten");
-        self.local.get().refusals.denied(account, error.clone(), epoch, self.now());
+        tracing::warn!(%error, %root, overwritten, "the kms denies an account's kek; its keks are overwritten");
+        self.local.get().refusals.denied(account, root, error.clone(), epoch, self.now());
         error.into()
-    }
-
-    pub(super) fn denial(&self, account: &AccountState, epoch: Epoch) -> Option<KeyError> {
-        let denial = self.local.get().refusals.denial(account, epoch, self.now());
-        self.signals.remembered.add(denial.is_some().into());
-        denial
     }
 
     fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch) -> Option<KeyError> {
         let absence = self.local.get().refusals.absence(account, id, epoch, self.now());
         self.signals.remembered.add(absence.is_some().into());
         absence
-    }
-
-    fn wrong_root(&self, record: &KekRecord) -> KeyError {
-        let names = record.wraps.iter().map(|wrap| match &wrap.wrapper {
-            Wrapper::Root(root) => root.to_string(),
-            other => format!("{other:?}"),
-        });
-        KeyError::WrongRoot {
-            path: record.identity.path.clone(),
-            wrapped_by: names.collect::<Vec<_>>().join(", "),
-            in_use: self.root.id().clone(),
-        }
     }
 }

@@ -138,12 +138,12 @@ impl Engine {
         let version = old.identity.version.next();
         let version = version.ok_or_else(|| KeyError::VersionsUsedUp { path: path.clone() })?;
         self.cache().make_room(path)?;
-        let life = self.life(&account.policy);
-        let (record, derived) = self.generate(account, (old.identity.suite, version), epoch, demand).await?;
+        let (record, new) = self.generate(account, (old.identity.suite, version), epoch, demand).await?;
+        let life = self.life(&account.policy, new.requested_at);
         // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let is_cached = !account.policy.caches_nothing();
-        let kek = is_cached.then(|| self.install(account, &record.identity, &derived, &life, epoch)).transpose()?;
-        drop(derived);
+        let kek = is_cached.then(|| self.install(account, &record.identity, &new.derived, &life, epoch)).transpose()?;
+        drop(new);
         let unless_stored = Discard { cache: self.cache(), kek: kek.as_ref() };
         let rotation = match self.store.rotate(old.identity.id, &record).await {
             Ok(rotation) => rotation,

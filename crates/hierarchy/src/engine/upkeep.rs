@@ -1,11 +1,11 @@
 //! What is done ahead of time, so that callers do not wait for it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use keystrata_primitives::KeyPath;
+use keystrata_primitives::{KeyPath, RootKeyId};
 use tokio::task::JoinSet;
 
 use super::{
@@ -20,8 +20,12 @@ use crate::{
     root::Demand,
 };
 
-/// How many renewals ahead of a deadline are under way at most. A KEK that finds no place asks again a second later.
+/// How many renewals ahead of a deadline are under way at most under one root key. A KEK that finds no place asks again a
+/// second later.
 const REFRESHES: usize = 64;
+
+/// What shares a limit: accounts under one root key, so that one that does not answer holds up nobody else's.
+type Lane = Option<RootKeyId>;
 
 /// The renewals ahead of a deadline that are under way. Those that have taken too long hold no place.
 #[derive(Debug, Default)]
@@ -30,34 +34,40 @@ pub(super) struct Refreshes(Mutex<UnderWay>);
 #[derive(Debug, Default)]
 struct UnderWay {
     next: u64,
-    begun: Vec<(u64, Moment)>,
+    begun: HashMap<Lane, Vec<(u64, Moment)>>,
 }
 
 /// The place of one renewal.
-struct RefreshPermit(Arc<Refreshes>, u64);
+struct RefreshPermit(Arc<Refreshes>, Lane, u64);
 
 impl Refreshes {
-    fn begin(self: &Arc<Self>, now: Moment) -> Option<RefreshPermit> {
+    fn begin(self: &Arc<Self>, lane: Lane, now: Moment) -> Option<RefreshPermit> {
         let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.begun.retain(|(_, began)| !now.has_reached(began.after(LOAD_PATIENCE)));
-        if under_way.begun.len() >= REFRESHES {
+        let number = under_way.next;
+        let begun = under_way.begun.entry(lane.clone()).or_default();
+        begun.retain(|(_, began)| !now.has_reached(began.after(LOAD_PATIENCE)));
+        if begun.len() >= REFRESHES {
             return None;
         }
-        let number = under_way.next;
+        begun.push((number, now));
         under_way.next += 1;
-        under_way.begun.push((number, now));
-        Some(RefreshPermit(Arc::clone(self), number))
+        Some(RefreshPermit(Arc::clone(self), lane, number))
     }
 }
 
 impl Drop for RefreshPermit {
     fn drop(&mut self) {
         let mut under_way = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.begun.retain(|(number, _)| *number != self.1);
+        if let Some(begun) = under_way.begun.get_mut(&self.1) {
+            begun.retain(|(number, _)| *number != self.2);
+            if begun.is_empty() {
+                under_way.begun.remove(&self.1);
+            }
+        }
     }
 }
 
-/// How many accounts [`Engine::warm`] loads at a time.
+/// How many accounts [`Engine::warm`] loads at a time under one root key.
 const WARMING: usize = 16;
 
 /// What became of [`Hierarchy::warm`](crate::Hierarchy::warm).
@@ -80,7 +90,7 @@ impl Engine {
             return;
         }
         let local = self.local.get();
-        let Some(permit) = local.refreshes.begin(now) else { return };
+        let Some(permit) = local.refreshes.begin(self.lane(&account.path), now) else { return };
         let (engine, account, id) = (Arc::clone(self), Arc::clone(account), kek.id());
         let epoch = self.cache().epoch(&account);
         let key = (account.path.clone(), id, epoch);
@@ -119,30 +129,43 @@ impl Engine {
     ) -> Result<Warmed, KeyError> {
         self.refuse_if_closed()?;
         let runtime = self.runtime()?;
-        let mut waiting: VecDeque<KeyPath> = accounts.into_iter().collect();
+        let mut lanes: HashMap<Lane, VecDeque<KeyPath>> = HashMap::new();
+        for path in accounts {
+            lanes.entry(self.lane(&path)).or_default().push_back(path);
+        }
         let mut warmed = Warmed::default();
         let mut loading = JoinSet::new();
-        loop {
-            while loading.len() < WARMING
-                && let Some(path) = waiting.pop_front()
-            {
-                let engine = Arc::clone(self);
-                loading.spawn_on(
-                    async move {
-                        let ready = engine.warm_one(&path).await;
-                        (path, ready)
-                    },
-                    &runtime,
-                );
-            }
-            match loading.join_next().await {
-                None => return Ok(warmed),
-                Some(Ok((_, Ok(true)))) => warmed.ready += 1,
-                Some(Ok((path, Ok(false)))) => warmed.unknown.push(path),
-                Some(Ok((path, Err(error)))) => warmed.failed.push((path, error)),
-                Some(Err(_)) => return Err(KeyError::Interrupted),
+        let load_next = |loading: &mut JoinSet<_>, waiting: &mut VecDeque<KeyPath>, lane: &Lane| {
+            let Some(path) = waiting.pop_front() else { return };
+            let (engine, lane) = (Arc::clone(self), lane.clone());
+            let load = async move {
+                let ready = engine.warm_one(&path).await;
+                (lane, path, ready)
+            };
+            loading.spawn_on(load, &runtime);
+        };
+        for (lane, waiting) in &mut lanes {
+            for _ in 0..WARMING {
+                load_next(&mut loading, waiting, lane);
             }
         }
+        while let Some(loaded) = loading.join_next().await {
+            let Ok((lane, path, ready)) = loaded else { return Err(KeyError::Interrupted) };
+            match ready {
+                Ok(true) => warmed.ready += 1,
+                Ok(false) => warmed.unknown.push(path),
+                Err(error) => warmed.failed.push((path, error)),
+            }
+            if let Some(waiting) = lanes.get_mut(&lane) {
+                load_next(&mut loading, waiting, &lane);
+            }
+        }
+        Ok(warmed)
+    }
+
+    /// The root key that an account's loads ask first.
+    fn lane(&self, path: &KeyPath) -> Lane {
+        self.topology.wrapping_roots(path).first().map(|root| root.id().clone())
     }
 
     async fn warm_one(self: &Arc<Self>, path: &KeyPath) -> Result<bool, KeyError> {

@@ -96,8 +96,12 @@ impl std::fmt::Debug for TrickyRoot {
 
 impl TrickyRoot {
     fn new() -> Self {
+        Self::named("test:root")
+    }
+
+    pub fn named(id: &str) -> Self {
         Self {
-            inner: ScriptedRootKey::new("test:root"),
+            inner: ScriptedRootKey::new(id),
             script: Mutex::default(),
             held: watch::Sender::new(Hold::Nothing),
             generates: AtomicU64::new(0),
