@@ -9,6 +9,7 @@
 
 mod account;
 mod kek;
+mod lineage;
 mod shard;
 mod sweeper;
 
@@ -29,10 +30,12 @@ use secrecy::ExposeSecret;
 
 pub(crate) use self::{
     account::AccountState,
-    kek::{CachedKek, Life},
+    kek::{CachedKek, Life, Parentage},
+    lineage::{Lineage, Warrant},
 };
 use self::{
-    shard::{Held, Shard},
+    lineage::Warrants,
+    shard::{Held, Shard, is_inside},
     sweeper::Agenda,
 };
 use crate::{
@@ -64,6 +67,9 @@ struct Shared {
     len: AtomicUsize,
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
+    warrants: Warrants,
+    /// Whether any account has a path of more than one segment.
+    has_inner: AtomicBool,
     agenda: Agenda,
     /// Goes up when everything is invalidated.
     epoch: AtomicU64,
@@ -158,6 +164,8 @@ impl KekCache {
             len: AtomicUsize::new(0),
             shards: (0..shards).map(|_| Mutex::new(Shard::new(agenda.offset()))).collect(),
             hasher: RandomState::new(),
+            warrants: Warrants::default(),
+            has_inner: AtomicBool::new(false),
             agenda,
             epoch: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
@@ -170,6 +178,9 @@ impl KekCache {
     pub(crate) fn account(&self, path: &KeyPath, policy: impl FnOnce() -> Policy) -> Arc<AccountState> {
         if let Some(account) = self.shared.shard(path).account(path) {
             return account;
+        }
+        if path.segments().nth(1).is_some() {
+            self.shared.has_inner.store(true, Ordering::SeqCst);
         }
         // Somebody else's code, so not under the lock.
         let new = AccountState::new(path.clone(), policy(), Arc::downgrade(&self.shared));
@@ -193,6 +204,16 @@ impl KekCache {
         Epoch(self.shared.epoch.load(Ordering::SeqCst), account.epoch.load(Ordering::SeqCst))
     }
 
+    /// To be taken before a KEK of `path` is looked for that is to unwrap others.
+    pub(crate) fn warrant(&self, path: &KeyPath) -> Arc<Warrant> {
+        self.shared.warrants.of(path)
+    }
+
+    /// What a KEK rests on that a KEK of `path` unwraps, which rests on `above`.
+    pub(crate) fn lineage(&self, path: &KeyPath, warrant: &Arc<Warrant>, above: Option<&Lineage>) -> Arc<Lineage> {
+        self.shared.warrants.lineage(path, warrant, above)
+    }
+
     /// The KEK if it is here and may be used.
     pub(crate) fn get(&self, path: &KeyPath, id: KekId, now: Moment) -> Option<Arc<CachedKek>> {
         self.get_any(path, id).filter(|kek| kek.is_live(now))
@@ -212,6 +233,9 @@ impl KekCache {
     }
 
     /// Puts a KEK in that was asked for under `epoch`. Another makes room if it must.
+    ///
+    /// Nothing keeps a parent's KEK in while KEKs that it unwrapped are: those were authorised until their own end, which is
+    /// not after their parent's, and go on until then.
     pub(crate) fn install(
         &self,
         account: &Arc<AccountState>,
@@ -242,7 +266,7 @@ impl KekCache {
             // Under the lock that an invalidation takes too: either it finds the KEK here, or its epoch is seen.
             if locked.is_closed {
                 Err(NotInstalled::Failed(KeyError::Closed))
-            } else if self.epoch(account) != epoch {
+            } else if self.epoch(account) != epoch || kek.lineage().is_some_and(|lineage| lineage.is_void()) {
                 Err(NotInstalled::Outdated)
             } else {
                 Ok(locked.insert(&kek, account))
@@ -303,14 +327,30 @@ impl KekCache {
         kek.overwrite();
     }
 
-    /// Overwrites all KEKs of an account, and whatever a load that is under way for it brings.
+    /// Overwrites all KEKs of an account, of those inside it and of all that rest on one of these, and whatever loads that
+    /// are under way for them bring. Gives their number.
+    ///
+    /// While KEKs rest on it, this looks at every KEK there is.
     pub(crate) fn invalidate(&self, path: &KeyPath) -> usize {
+        let shared = &*self.shared;
+        let mut overwritten = self.invalidate_account(path);
+        if shared.has_inner.load(Ordering::SeqCst) {
+            let inside: Vec<KeyPath> = shared.shards().flat_map(|shard| shard.accounts_inside(path)).collect();
+            overwritten += inside.iter().map(|inner| self.invalidate_account(inner)).sum::<usize>();
+        }
+        // Only now: see `lineage`.
+        let may_be_any = shared.warrants.void(|listed| listed == path || is_inside(listed, path));
+        overwritten + if may_be_any { self.overwrite_void() } else { 0 }
+    }
+
+    fn invalidate_account(&self, path: &KeyPath) -> usize {
         let (account, taken) = self.shared.shard(path).take_account(path);
         drop(account);
         self.shared.overwrite(&taken)
     }
 
-    /// [`invalidate`](Self::invalidate) unless the account was since `epoch`; gives the epoch from now on too.
+    /// Overwrites the KEKs of an account and all that rest on them, unless the account was invalidated since `epoch`; gives
+    /// their number and the epoch from now on.
     pub(crate) fn invalidate_since(&self, account: &AccountState, epoch: Epoch) -> Option<(usize, Epoch)> {
         let (listed, taken) = {
             let mut shard = self.shared.shard(&account.path);
@@ -320,13 +360,25 @@ impl KekCache {
             shard.take_account(&account.path)
         };
         drop(listed);
-        Some((self.shared.overwrite(&taken), Epoch(epoch.0, epoch.1 + 1)))
+        let mut overwritten = self.shared.overwrite(&taken);
+        if self.shared.warrants.void_one(&account.path) {
+            overwritten += self.overwrite_void();
+        }
+        Some((overwritten, Epoch(epoch.0, epoch.1 + 1)))
+    }
+
+    /// Overwrites all KEKs whose lineage is void.
+    fn overwrite_void(&self) -> usize {
+        self.overwrite_in_each(Shard::take_void)
     }
 
     /// Overwrites all KEKs, and whatever loads that are under way bring.
     pub(crate) fn invalidate_all(&self) -> usize {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        self.overwrite_all(false)
+        let overwritten = self.overwrite_all(false);
+        // A load that began since may have found a parent's KEK before its turn came.
+        let may_be_any = self.shared.warrants.void(|_| true);
+        overwritten + if may_be_any { self.overwrite_void() } else { 0 }
     }
 
     /// Overwrites all KEKs, and from now on whatever is put in.
@@ -338,13 +390,16 @@ impl KekCache {
     }
 
     fn overwrite_all(&self, close: bool) -> usize {
+        self.overwrite_in_each(|shard| {
+            shard.is_closed |= close;
+            shard.take_all()
+        })
+    }
+
+    fn overwrite_in_each(&self, take: impl Fn(&mut Shard) -> Vec<Held>) -> usize {
         let indices = 0..self.shared.shard_count();
         let overwrite = |index| {
-            let taken = {
-                let mut shard = self.shared.shard_at(index);
-                shard.is_closed |= close;
-                shard.take_all()
-            };
+            let taken = take(&mut self.shared.shard_at(index));
             self.shared.overwrite(&taken)
         };
         indices.map(overwrite).sum()

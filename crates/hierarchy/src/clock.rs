@@ -53,6 +53,11 @@ impl Nanos {
         self.boot >= deadline.boot || self.real >= deadline.real
     }
 
+    /// What comes first, on each clock.
+    pub(crate) fn earlier(self, other: Self) -> Self {
+        Self { boot: self.boot.min(other.boot), real: self.real.min(other.real) }
+    }
+
     /// This moment `after` later, on both clocks.
     pub(crate) fn after(self, after: Duration) -> Self {
         let after = nanos(after);

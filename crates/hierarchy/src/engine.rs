@@ -7,9 +7,12 @@
 mod create;
 pub(crate) mod health;
 mod load;
+mod once;
+mod parents;
 mod recover;
 mod rotate;
 pub(crate) mod upkeep;
+mod waits;
 mod wraps;
 
 use std::{
@@ -27,10 +30,10 @@ use keystrata_memory::{ArenaConfig, ProcessLocal, process_epoch};
 use keystrata_primitives::{DerivedKek, Kek, KekId, KekIdentity, KekRecord, KekVersion, KeyPath, RootKeyId, Suite};
 use tokio::runtime::Handle;
 
-use self::{health::Canary, upkeep::Refreshes};
+use self::{health::Canary, parents::Load, upkeep::Refreshes, waits::Waits, wraps::Unwrapped};
 use crate::{
-    cache::{AccountState, CachedKek, Epoch, KekCache, Life},
-    clock::{Clock, Moment},
+    cache::{AccountState, CachedKek, Epoch, KekCache, Life, Lineage, Parentage},
+    clock::{Clock, Moment, Nanos, nanos},
     error::KeyError,
     flight::Flights,
     policy::Policy,
@@ -97,6 +100,7 @@ struct Local {
     refusals: Refusals,
     refreshes: Arc<Refreshes>,
     chance: Mutex<fastrand::Rng>,
+    waits: Arc<Waits<Load>>,
     canaries: Mutex<HashMap<RootKeyId, Arc<Canary>>>,
 }
 
@@ -111,6 +115,7 @@ impl Local {
             refusals: Refusals::new(),
             refreshes: Arc::default(),
             chance: Mutex::new(config.jitter_seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
+            waits: Waits::new(),
             canaries: Mutex::default(),
         }
     }
@@ -128,7 +133,10 @@ pub(crate) struct OneTimeKek {
     identity: KekIdentity,
     derived: DerivedKek,
     /// It is not in a slot that somebody would overwrite, so it must not wait for its use either.
-    deadline: Moment,
+    deadline: Nanos,
+    /// By boot time: when a root key was asked for it, or for what is above it.
+    requested_at: u64,
+    lineage: Option<Arc<Lineage>>,
 }
 
 impl UsableKek {
@@ -151,13 +159,33 @@ impl UsableKek {
 }
 
 impl OneTimeKek {
+    /// Not for longer than `ttl`, nor than what unwrapped it.
+    fn new(identity: KekIdentity, unwrapped: Unwrapped, ttl: Duration) -> Self {
+        let Unwrapped { derived, requested_at, parent } = unwrapped;
+        let own = Nanos::from(requested_at.after(ttl));
+        let deadline = parent.as_ref().map_or(own, |parent| own.earlier(parent.deadline));
+        let requested_at = parent.as_ref().map_or(nanos(requested_at.boot), |parent| parent.requested_at);
+        Self { identity, derived, deadline, requested_at, lineage: parent.map(|parent| parent.lineage) }
+    }
+
+    /// What is above it; `None` if a root key unwrapped it.
+    fn lineage(&self) -> Option<&Arc<Lineage>> {
+        self.lineage.as_ref()
+    }
+
+    /// What a KEK that this one unwraps may have, with `lineage` as what that rests on.
+    fn parentage(&self, lineage: Arc<Lineage>) -> Parentage {
+        let (requested_at, deadline) = (self.requested_at, self.deadline);
+        Parentage { requested_at, deadline, end: deadline, is_renewed: false, lineage }
+    }
+
     pub(crate) fn id(&self) -> KekId {
         self.identity.id
     }
 
     /// Runs `f` with the key; `None` if its time is up.
     pub(crate) fn with_key<R>(&self, now: Moment, f: impl FnOnce(&Kek<'_>) -> R) -> Option<R> {
-        (!now.has_reached(self.deadline)).then(|| f(&self.derived.kek(&self.identity)))
+        (!Nanos::from(now).has_reached(self.deadline)).then(|| f(&self.derived.kek(&self.identity)))
     }
 }
 
@@ -206,9 +234,14 @@ impl Engine {
 
     pub(crate) fn account(&self, path: &KeyPath) -> Arc<AccountState> {
         self.cache().account(path, || {
-            let chosen = self.config.choose_policy.as_ref().and_then(|choose| choose(path));
-            chosen.unwrap_or_else(|| self.config.policy.clone())
+            let policy = self.chosen_policy(path);
+            if policy.caches_nothing() || self.may_cache(path) { policy } else { policy.caching_nothing() }
         })
+    }
+
+    fn chosen_policy(&self, path: &KeyPath) -> Policy {
+        let chosen = self.config.choose_policy.as_ref().and_then(|choose| choose(path));
+        chosen.unwrap_or_else(|| self.config.policy.clone())
     }
 
     /// Whether the handle's state belongs to this process.
@@ -231,9 +264,9 @@ impl Engine {
     }
 
     /// The life of a KEK that was asked for then.
-    fn life(&self, policy: &Policy, requested_at: Moment) -> Life {
+    fn life(&self, policy: &Policy, requested_at: Moment, parent: Option<Parentage>) -> Life {
         let chance = self.local.get().chance.lock().unwrap_or_else(PoisonError::into_inner).f64();
-        Life::new(policy, requested_at, chance)
+        Life::new(policy, requested_at, parent, chance)
     }
 
     fn refuse_if_closed(&self) -> Result<(), KeyError> {

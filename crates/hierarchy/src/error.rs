@@ -11,6 +11,7 @@ use keystrata_primitives::{
 use crate::{
     root::{Cause, RootKeyError},
     store::StoreError,
+    topology::PlacementFault,
 };
 
 /// Why an account's KEK could not be had. Cloned to every caller that waited for it.
@@ -57,6 +58,39 @@ pub enum KeyError {
         wrapped_by: String,
         /// What may have wrapped it.
         accepted: String,
+    },
+    /// The KEK is wrapped by another KEK, but by none of a path that the account's [`Placement`](crate::Placement) names. No
+    /// call was made.
+    #[error(
+        "the KEK of account {path} is wrapped by {wrapped_by}, and only {accepted} may have wrapped it: if that is where \
+         the account was before, say so in its placement"
+    )]
+    WrongParent {
+        /// Whose KEK.
+        path: KeyPath,
+        /// What its record names.
+        wrapped_by: String,
+        /// What may have wrapped it.
+        accepted: String,
+    },
+    /// The KEK that wraps the account's cannot be had, for a reason of its own.
+    #[error("the KEK of account {path} is wrapped by one of {parent}, which cannot be used")]
+    Parent {
+        /// Whose KEK was asked for.
+        path: KeyPath,
+        /// Whose KEK wraps it.
+        parent: KeyPath,
+        /// Why that one cannot be had.
+        #[source]
+        source: Box<KeyError>,
+    },
+    /// The topology gives the account a place where it cannot be. No call was made.
+    #[error("account {path} cannot stand where the topology puts it: {fault}")]
+    Misplaced {
+        /// Which account.
+        path: KeyPath,
+        /// Why not.
+        fault: PlacementFault,
     },
     /// A KEK's record is not what was stored, or belongs elsewhere. Restore it from a backup.
     #[error("the record of {} of account {path} is corrupt: restore the KEK store from a backup", kek_text(*kek_id))]
@@ -177,6 +211,23 @@ impl KeyError {
         matches!(self, Self::Throttled(_) | Self::RootUnavailable(_) | Self::Overloaded(_) | Self::StoreUnavailable(_))
     }
 
+    /// What a child of `parent` is told. What says which key it is about, or nothing of any, says it to the child too.
+    pub(crate) fn of_parent(self, child: &KeyPath, parent: &KeyPath) -> Self {
+        match self {
+            Self::NotFound { .. }
+            | Self::WrongRoot { .. }
+            | Self::WrongParent { .. }
+            | Self::Corrupt { .. }
+            | Self::NoPrimary { .. }
+            | Self::RolledBack { .. }
+            | Self::WrongState { .. }
+            | Self::VersionsUsedUp { .. } => {
+                Self::Parent { path: child.clone(), parent: parent.clone(), source: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+
     /// A record's fault found by the engine.
     pub(crate) fn corrupt(
         path: &KeyPath,
@@ -218,6 +269,8 @@ pub(crate) enum RecordFault {
     NotTheOneAskedFor,
     #[error("the unwrapped secret does not match the record's check")]
     CheckMismatch,
+    #[error("the parent's KEK that it names did not wrap it: another did, or its bytes were altered")]
+    ParentRejects,
 }
 
 /// Why nothing was sealed.

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use keystrata_primitives::KeyPath;
 use tokio::{
     runtime::{self, Handle},
     sync::watch,
@@ -34,6 +35,16 @@ pub(crate) enum LoadError {
     Key(KeyError),
     /// What it brought was invalidated meanwhile, or nobody wanted it any more. Whoever wants it starts another.
     Outdated,
+}
+
+impl LoadError {
+    /// Of a parent's load, as an answer to its child's.
+    pub(crate) fn of_parent(self, child: &KeyPath, parent: &KeyPath) -> Self {
+        match self {
+            Self::Key(error) => Self::Key(error.of_parent(child, parent)),
+            Self::Outdated => Self::Outdated,
+        }
+    }
 }
 
 impl From<KeyError> for LoadError {

@@ -83,5 +83,5 @@ pub use self::{
         AccountCopy, Creation, Import, KekStore, MemoryKekStore, PathHead, Raise, Rotation, Shred, StoreError,
         Tombstone, Update, WrapperQuery,
     },
-    topology::{Placement, Roots, RootsBuilder},
+    topology::{Placement, PlacementFault, Roots, RootsBuilder},
 };

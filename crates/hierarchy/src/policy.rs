@@ -92,6 +92,12 @@ impl Policy {
         self.0.kek_ttl.is_zero()
     }
 
+    /// The same but for the TTL.
+    pub(crate) fn caching_nothing(&self) -> Self {
+        let stream_ttl = Some(self.stream_ttl());
+        Self(Arc::new(PolicyBuilder { kek_ttl: Duration::ZERO, stream_ttl, ..self.to_builder() }))
+    }
+
     pub(crate) fn ceilings(&self) -> &Ceilings {
         &self.0.ceilings
     }
@@ -134,6 +140,9 @@ impl PolicyBuilder {
     /// This is also how long a root key that was revoked goes on working here, and what the number of KMS calls follows:
     /// one per account and process in each such span with traffic. Zero caches nothing: every seal and open asks the KMS.
     /// At most [`Policy::MAX_KEK_TTL`].
+    ///
+    /// A KEK that another KEK wraps lives for its own TTL too, and never longer than that one: a root key that was revoked
+    /// goes on working for the TTL of what it wraps. Below a KEK that is not cached, none is.
     pub fn kek_ttl(mut self, ttl: Duration) -> Self {
         (self.kek_ttl, self.is_ttl_capped) = (ttl, true);
         self

@@ -21,6 +21,8 @@ use crate::error::KeyError;
 /// | `shared_waits` | `keystrata_kek_shared_waits_total` | waits for a load that another began |
 /// | `loads` | `keystrata_kek_loads_total{outcome="ok"}` | KEKs that the root key unwrapped or generated |
 /// | `failed_loads` | `keystrata_kek_loads_total{outcome=…}` | the others: `throttled`, `denied`, `unavailable`, `overloaded`, `corrupt`, `late`, `other` |
+/// | `child_loads` | `keystrata_kek_child_loads_total{outcome="ok"}` | KEKs that another KEK unwrapped or wrapped, without a call |
+/// | `failed_child_loads` | `keystrata_kek_child_loads_total{outcome=…}` | the others: `corrupt`, `other` |
 /// | `refreshes` | `keystrata_kek_refreshes_total` | loads begun ahead of a deadline |
 /// | `expiries` | `keystrata_kek_expiries_total` | KEKs overwritten at their deadline |
 /// | `evictions` | `keystrata_kek_evictions_total` | KEKs overwritten to make room |
@@ -52,6 +54,8 @@ pub struct Stats {
     pub shared_waits: u64,
     pub loads: u64,
     pub failed_loads: u64,
+    pub child_loads: u64,
+    pub failed_child_loads: u64,
     pub refreshes: u64,
     pub expiries: u64,
     pub evictions: u64,
@@ -95,6 +99,7 @@ pub(crate) struct Signals {
     pub(crate) misses: Count,
     pub(crate) shared_waits: Count,
     loads: [Count; Outcome::ALL.len()],
+    child_loads: [Count; CHILD_OUTCOMES.len()],
     pub(crate) refreshes: Count,
     pub(crate) expiries: Count,
     pub(crate) evictions: Count,
@@ -121,6 +126,10 @@ enum Outcome {
     Late,
     Other,
 }
+
+/// What becomes of a KEK under another.
+const CHILD_OUTCOMES: [(Outcome, &str); 3] =
+    [(Outcome::Other, "other"), (Outcome::Ok, "ok"), (Outcome::Corrupt, "corrupt")];
 
 /// Why a KEK's next root key is asked.
 const FAILOVERS: [(Outcome, &str); 3] =
@@ -155,6 +164,11 @@ impl Outcome {
     }
 }
 
+/// Where this outcome is counted; the first stands for those that are not listed.
+fn index(listed: &[(Outcome, &str)], outcome: Outcome) -> usize {
+    listed.iter().position(|(known, _)| *known == outcome).unwrap_or_default()
+}
+
 impl Signals {
     /// With the recorder that is installed now.
     pub(crate) fn new() -> Self {
@@ -166,6 +180,8 @@ impl Signals {
             misses: count(counter!("keystrata_kek_misses_total")),
             shared_waits: count(counter!("keystrata_kek_shared_waits_total")),
             loads: Outcome::ALL.map(|(_, outcome)| count(counter!("keystrata_kek_loads_total", "outcome" => outcome))),
+            child_loads: CHILD_OUTCOMES
+                .map(|(_, outcome)| count(counter!("keystrata_kek_child_loads_total", "outcome" => outcome))),
             refreshes: count(counter!("keystrata_kek_refreshes_total")),
             expiries: count(counter!("keystrata_kek_expiries_total")),
             evictions: count(counter!("keystrata_kek_evictions_total")),
@@ -207,10 +223,13 @@ impl Signals {
 
     /// A KEK's next root key is asked, because of this failure of one before it.
     pub(crate) fn failover(&self, cause: &KeyError) {
-        let cause = Outcome::of_error(cause);
         // A parent's record that cannot be read makes it unavailable too.
-        let index = FAILOVERS.iter().position(|(known, _)| *known == cause).unwrap_or_default();
-        self.failovers[index].add(1);
+        self.failovers[index(&FAILOVERS, Outcome::of_error(cause))].add(1);
+    }
+
+    /// A parent's KEK unwrapped or wrapped another, or did not.
+    pub(crate) fn child_load<T>(&self, loaded: &Result<T, KeyError>) {
+        self.child_loads[index(&CHILD_OUTCOMES, Outcome::of(loaded))].add(1);
     }
 
     /// Tells the recorder what is not told at once.
@@ -234,6 +253,11 @@ impl Signals {
             shared_waits: self.shared_waits.get(),
             loads: ok.get(),
             failed_loads: failed.iter().map(Count::get).sum(),
+            child_loads: self.child_loads[index(&CHILD_OUTCOMES, Outcome::Ok)].get(),
+            failed_child_loads: {
+                let failed = CHILD_OUTCOMES.iter().zip(&self.child_loads).filter(|((of, _), _)| *of != Outcome::Ok);
+                failed.map(|(_, count)| count.get()).sum()
+            },
             refreshes: self.refreshes.get(),
             expiries: self.expiries.get(),
             evictions: self.evictions.get(),

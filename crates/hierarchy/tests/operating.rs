@@ -329,8 +329,9 @@ async fn stats_and_metrics_count_the_same_and_name_no_account() {
     for name in seen.counts.keys().chain(seen.gauges.keys()) {
         assert!(!name.contains("somebody"), "{name}");
         assert!(records.iter().all(|record| !name.contains(&record.identity.id.to_string())), "{name}");
-        let labels = ["keystrata_kek_loads_total{outcome=", "keystrata_kek_failovers_total{cause="];
-        assert!(!name.contains('{') || labels.iter().any(|label| name.starts_with(label)), "{name}");
+        let labels = ["kek_loads_total{outcome=", "kek_child_loads_total{outcome=", "kek_failovers_total{cause="];
+        let is_labelled = |label: &&str| name.starts_with(&format!("keystrata_{label}"));
+        assert!(!name.contains('{') || labels.iter().any(is_labelled), "{name}");
     }
 }
 

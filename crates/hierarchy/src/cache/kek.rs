@@ -2,13 +2,17 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use keystrata_memory::Slot;
 use keystrata_primitives::{Kek, KekId, KekIdentity};
 
+use super::lineage::Lineage;
 use crate::{
     clock::{Moment, Nanos, nanos},
     policy::Policy,
@@ -17,59 +21,126 @@ use crate::{
 /// `refresh_from` of a KEK that is not renewed ahead.
 const NEVER: u64 = u64::MAX;
 
+const NANOS_PER_MS: u64 = 1_000_000;
+
 /// One decrypted KEK, for as long as it may be used.
 pub(crate) struct CachedKek {
     pub(super) identity: KekIdentity,
     pub(super) slot: Slot,
-    /// By boot time: when the root key was asked for it.
+    /// By boot time: when a root key was asked for it, or for what is above it.
     requested_at: u64,
+    /// Never later than its parent's.
     deadline: Nanos,
-    /// Beyond the deadline, what a policy allows while the KMS is out of reach.
-    max_stale: u64,
+    /// Beyond the deadline, what a policy allows while the KMS is out of reach. In milliseconds, of which an hour has few
+    /// enough: the struct is as long as it is for each of a million.
+    max_stale_ms: u32,
     /// By boot time: until when it may be used beyond its deadline. Never later than `max_stale` allows.
     excused_until: AtomicU64,
     /// By boot time: from when on a use asks for its renewal.
     refresh_from: AtomicU64,
     /// Whether it was used since it was last passed over for eviction.
     pub(super) was_used: AtomicBool,
+    /// What is above it; `None` if a root key unwrapped it.
+    under: Option<Arc<Lineage>>,
 }
 
-/// The times of one KEK, counted from when the root key was asked for it.
-#[derive(Clone, Copy, Debug)]
+/// The times of one KEK, counted from when it was asked for.
+#[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) requested_at: Moment,
     pub(crate) ttl: Duration,
     /// How long before its end it is renewed if it is used then.
     pub(crate) refresh: Option<Duration>,
     pub(crate) max_stale: Duration,
+    pub(crate) parent: Option<Parentage>,
+}
+
+/// What the parent's KEK that unwrapped a KEK lets it have.
+#[derive(Clone, Debug)]
+pub(crate) struct Parentage {
+    /// By boot time: when a root key was asked for what is at the top.
+    pub(crate) requested_at: u64,
+    pub(crate) deadline: Nanos,
+    /// The parent's deadline and what its policy allows beyond it.
+    pub(crate) end: Nanos,
+    /// Whether it will be renewed ahead of its end.
+    pub(crate) is_renewed: bool,
+    pub(crate) lineage: Arc<Lineage>,
 }
 
 impl Life {
-    pub(crate) fn new(policy: &Policy, requested_at: Moment, chance: f64) -> Self {
+    pub(crate) fn new(policy: &Policy, requested_at: Moment, parent: Option<Parentage>, chance: f64) -> Self {
         let (ttl, refresh) = policy.life(chance);
-        Self { requested_at, ttl, refresh, max_stale: policy.max_stale() }
+        Self { requested_at, ttl, refresh, max_stale: policy.max_stale(), parent }
     }
 
-    pub(crate) fn deadline(&self) -> Moment {
-        self.requested_at.after(self.ttl)
+    pub(crate) fn deadline(&self) -> Nanos {
+        let own = Nanos::from(self.requested_at.after(self.ttl));
+        self.parent.as_ref().map_or(own, |parent| own.earlier(parent.deadline))
+    }
+
+    /// Whether its parent's end comes before its own would.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.deadline() != Nanos::from(self.requested_at.after(self.ttl))
+    }
+
+    /// How long before its end it is renewed. A shorter life is renewed later, or it would be due from the beginning; one
+    /// that its parent cuts short not at all if the parent is not either, as nothing would be won.
+    fn refresh(&self, deadline: Nanos) -> Option<u64> {
+        let refresh = nanos(self.refresh?);
+        if !self.is_cut_short() {
+            return Some(refresh);
+        }
+        let remaining = deadline.boot.saturating_sub(nanos(self.requested_at.boot));
+        self.parent.as_ref().is_some_and(|parent| parent.is_renewed).then_some(refresh.min(remaining / 10))
+    }
+
+    fn max_stale_ms(&self, deadline: Nanos) -> u32 {
+        let own = nanos(self.max_stale);
+        let allowed = self.parent.as_ref().map_or(own, |parent| {
+            let boot = parent.end.boot.saturating_sub(deadline.boot);
+            own.min(boot).min(parent.end.real.saturating_sub(deadline.real))
+        });
+        u32::try_from(allowed / NANOS_PER_MS).unwrap_or(u32::MAX)
     }
 }
 
 impl CachedKek {
     pub(super) fn new(identity: KekIdentity, slot: Slot, life: &Life) -> Self {
-        let requested_at = Nanos::from(life.requested_at);
-        let deadline = requested_at.after(life.ttl);
-        let refresh_from = life.refresh.map_or(NEVER, |before| deadline.boot.saturating_sub(nanos(before)));
+        let deadline = life.deadline();
+        let refresh_from = life.refresh(deadline).map_or(NEVER, |before| deadline.boot.saturating_sub(before));
+        let parent = life.parent.as_ref();
         Self {
             identity,
             slot,
-            requested_at: requested_at.boot,
+            requested_at: parent.map_or_else(|| nanos(life.requested_at.boot), |parent| parent.requested_at),
             deadline,
-            max_stale: nanos(life.max_stale),
+            max_stale_ms: life.max_stale_ms(deadline),
             excused_until: AtomicU64::new(0),
             refresh_from: AtomicU64::new(refresh_from),
             was_used: AtomicBool::new(false),
+            under: parent.map(|parent| Arc::clone(&parent.lineage)),
         }
+    }
+
+    /// What is above it; `None` if a root key unwrapped it.
+    pub(crate) fn lineage(&self) -> Option<&Arc<Lineage>> {
+        self.under.as_ref()
+    }
+
+    /// What a KEK that this one unwraps may have, with `lineage` as what that rests on.
+    pub(crate) fn parentage(&self, lineage: Arc<Lineage>) -> Parentage {
+        Parentage {
+            requested_at: self.requested_at,
+            deadline: self.deadline,
+            end: self.end(),
+            is_renewed: self.refresh_from.load(Ordering::Relaxed) != NEVER,
+            lineage,
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Nanos {
+        self.deadline
     }
 
     pub(crate) fn id(&self) -> KekId {
@@ -110,14 +181,15 @@ impl CachedKek {
     /// When it must be overwritten: its deadline, or the end of what a policy allows beyond it.
     pub(super) fn end(&self) -> Nanos {
         let Nanos { boot, real } = self.deadline;
-        Nanos { boot: boot.saturating_add(self.max_stale), real: real.saturating_add(self.max_stale) }
+        let max_stale = u64::from(self.max_stale_ms) * NANOS_PER_MS;
+        Nanos { boot: boot.saturating_add(max_stale), real: real.saturating_add(max_stale) }
     }
 
     /// Lets it be used for `time` beyond its deadline, as far as its policy allows. `false` if it does not, or the key is
     /// overwritten.
     pub(crate) fn excuse(&self, now: Moment, time: Duration) -> bool {
         let now = Nanos::from(now);
-        if self.max_stale == 0 || now.has_reached(self.end()) || !self.slot.is_live() {
+        if self.max_stale_ms == 0 || now.has_reached(self.end()) || !self.slot.is_live() {
             return false;
         }
         let until = now.after(time).boot;
@@ -159,7 +231,7 @@ impl CachedKek {
         now.boot >= due && self.refresh_from.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// How long ago the root key was asked for it.
+    /// How long ago a root key was asked for it, or for what is above it.
     pub(crate) fn age(&self, now: Moment) -> Duration {
         Duration::from_nanos(nanos(now.boot).saturating_sub(self.requested_at))
     }

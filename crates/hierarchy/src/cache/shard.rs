@@ -168,6 +168,18 @@ impl Shard {
         (account, of_account.into_iter().filter_map(|due| self.take(due)).collect())
     }
 
+    /// Takes out all KEKs whose lineage is void.
+    pub(super) fn take_void(&mut self) -> Vec<Held> {
+        let is_void = |held: &Held| held.kek.lineage().is_some_and(|lineage| lineage.is_void());
+        let void: Vec<Due> = self.by_due.iter().filter(|(_, held)| is_void(held)).map(|(due, _)| *due).collect();
+        void.into_iter().filter_map(|due| self.take(due)).collect()
+    }
+
+    /// The accounts inside `outer`, of which there may be KEKs or loads.
+    pub(super) fn accounts_inside(&self, outer: &KeyPath) -> Vec<KeyPath> {
+        self.accounts.keys().filter(|path| is_inside(path, outer)).cloned().collect()
+    }
+
     /// Takes out everything.
     pub(super) fn take_all(&mut self) -> Vec<Held> {
         self.keks.clear();
@@ -189,6 +201,15 @@ impl Shard {
     pub(super) fn keks(&self) -> impl Iterator<Item = &CachedKek> {
         self.by_due.values().map(|held| &*held.kek)
     }
+}
+
+/// Whether a path begins with all segments of `outer` and goes on.
+pub(super) fn is_inside(path: &KeyPath, outer: &KeyPath) -> bool {
+    // The encoding is the number of segments, 4 bytes, and then each with its length before it.
+    fn segments(path: &KeyPath) -> &[u8] {
+        path.as_bytes().get(4..).unwrap_or_default()
+    }
+    segments(path).len() > segments(outer).len() && segments(path).starts_with(segments(outer))
 }
 
 fn is_named(kek: &CachedKek, path: &KeyPath, id: KekId) -> bool {

@@ -21,7 +21,7 @@ fn account(cache: &KekCache) -> Arc<AccountState> {
 fn try_install(cache: &KekCache, n: u8, ttl: Duration) -> Result<Arc<CachedKek>, NotInstalled> {
     let derived = identity(n).derive(&SecretKey::from_slice(&[n; 32]).unwrap());
     let requested_at = cache.shared.clock.now();
-    let life = Life { requested_at, ttl, refresh: None, max_stale: Duration::ZERO };
+    let life = Life { requested_at, ttl, refresh: None, max_stale: Duration::ZERO, parent: None };
     let account = account(cache);
     cache.install(&account, &identity(n), &derived, &life, cache.epoch(&account))
 }
@@ -148,6 +148,7 @@ fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
         ttl: Duration::from_secs(1),
         refresh: None,
         max_stale: Duration::ZERO,
+        parent: None,
     };
     let invalidations: [&dyn Fn() -> usize; 2] = [&|| cache.invalidate(&account.path), &|| cache.invalidate_all()];
     for invalidate in invalidations {
@@ -191,7 +192,7 @@ fn with_many_shards_the_capacity_holds_over_all_of_them() {
         id[..4].copy_from_slice(&n.to_le_bytes());
         let identity = KekIdentity { path, id: KekId::from_bytes(id), ..identity(1) };
         let derived = identity.derive(&SecretKey::from_slice(&[1; 32]).unwrap());
-        let life = Life::new(&Policy::default(), cache.shared.clock.now(), 0.0);
+        let life = Life::new(&Policy::default(), cache.shared.clock.now(), None, 0.0);
         cache.install(&account, &identity, &derived, &life, cache.epoch(&account)).unwrap();
         assert!(cache.len() <= 5_000);
     }

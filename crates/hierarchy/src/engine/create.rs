@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekState, KekVersion, Suite};
 
-use super::{Engine, wraps::Unwrapped};
+use super::{Engine, parents::Climb, wraps::Unwrapped};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, KekCache},
     error::KeyError,
@@ -34,12 +34,14 @@ impl Engine {
         account: &Arc<AccountState>,
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> Answer<Made> {
         let path = &account.path;
         self.refuse_without_primary(account).await?;
         self.cache().make_room(path)?;
-        let (record, new) = self.generate(account, (self.config.suite, KekVersion::FIRST), epoch, demand).await?;
-        let life = self.life(&account.policy, new.requested_at);
+        let first = (self.config.suite, KekVersion::FIRST);
+        let (record, new) = self.generate(account, first, epoch, demand, climb).await?;
+        let life = self.life(&account.policy, new.requested_at, new.parent.clone());
         // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
         // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
         let kek = self.install(account, &record.identity, &new.derived, &life, epoch)?;
@@ -60,6 +62,7 @@ impl Engine {
         self: &Arc<Self>,
         account: &Arc<AccountState>,
         epoch: Epoch,
+        climb: Climb,
     ) -> Answer<KekRecord> {
         let runtime = self.runtime()?;
         let (engine, creating) = (Arc::clone(self), Arc::clone(account));
@@ -70,7 +73,7 @@ impl Engine {
             }
             engine.refuse_without_primary(&creating).await?;
             let new = (engine.config.suite, KekVersion::FIRST);
-            let (record, _) = engine.generate(&creating, new, epoch, &demand).await?;
+            let (record, _) = engine.generate(&creating, new, epoch, &demand, climb).await?;
             match engine.store_first(&creating, &record).await? {
                 Winner::Ours => Ok(Arc::new(record)),
                 Winner::Theirs(record) => Ok(Arc::new(*record)),
@@ -94,25 +97,34 @@ impl Engine {
         Err(KeyError::NoPrimary { path: path.clone(), keks: records.len() })
     }
 
-    /// A new KEK and its record, stored nowhere yet. One call to each root key that is to wrap it.
+    /// A new KEK and its record, stored nowhere yet. One call to each root key that is to wrap it; none under a parent.
     pub(super) async fn generate(
-        &self,
+        self: &Arc<Self>,
         account: &Arc<AccountState>,
         (suite, version): (Suite, KekVersion),
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> Answer<(KekRecord, Unwrapped)> {
         self.refuse_outdated(account, epoch)?;
         let path = &account.path;
         let id = KekId::generate().map_err(KeyError::from)?;
         let identity = KekIdentity { suite, version, id, path: path.clone() };
         let created_at = self.now().real.as_secs();
-        let Wrapping::Roots(roots) = self.placement(account).now().clone();
-        let made = self.generate_under(account, &identity, &roots, epoch, demand).await?;
+        self.topology.check(path)?;
+        let placement = self.placement(account);
+        let made = match placement.now() {
+            Wrapping::Roots(roots) => self.generate_under(account, &identity, roots, epoch, demand).await?,
+            below => {
+                let misplaced = |fault| KeyError::Misplaced { path: path.clone(), fault };
+                let parent = below.parent(path).map_err(misplaced)?.expect("no root key wraps it");
+                self.generate_under_parent(account, &identity, &parent, epoch, demand, climb).await?
+            }
+        };
         let derived = identity.derive(&made.secret);
         let (check, wraps) = (derived.check, made.wraps);
         let record = KekRecord { identity, state: KekState::Primary, check, created_at, retired_at: 0, wraps };
-        Ok((record, Unwrapped { derived, requested_at: made.requested_at }))
+        Ok((record, Unwrapped { derived, requested_at: made.requested_at, parent: made.parent }))
     }
 
     /// Stores an account's first record, and says whose became the account's primary.

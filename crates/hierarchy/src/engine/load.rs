@@ -6,11 +6,12 @@ use keystrata_primitives::{DerivedKek, KekId, KekRecord, KekState, RootKeyId};
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use super::{Engine, OneTimeKek, UsableKek, create::Made};
+use super::{Engine, UsableKek, create::Made, parents::Climb};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, Life, NotInstalled},
+    clock::Nanos,
     error::{KeyError, RecordFault},
-    flight::{Answer, For, LoadError, unless_outdated},
+    flight::{Answer, For, LoadError},
     root::Demand,
 };
 
@@ -67,7 +68,7 @@ impl Engine {
                 return Ok(UsableKek::Cached(known)); // the store hangs
             }
             let window = self.load_window(&account.policy);
-            let load = |demand| self.primary_load(account, epoch, demand);
+            let load = |demand| self.primary_load(account, epoch, demand, Climb::CACHED);
             let (was_under_way, answer) = flights.join(&runtime, window, key, For::Caller, load).await;
             self.signals.shared_waits.add(was_under_way.into());
             match answer {
@@ -101,7 +102,7 @@ impl Engine {
             if let Some(here) = self.cache().get(&account.path, id, self.now()) {
                 return Ok(UsableKek::Cached(here)); // come meanwhile, or excused
             }
-            match self.load_kek_shared(&runtime, account, id, None, epoch, For::Caller).await {
+            match self.load_kek_shared(&runtime, account, (id, None), epoch, For::Caller, Climb::CACHED).await {
                 Ok(kek) => return Ok(UsableKek::Cached(kek)),
                 Err(LoadError::Key(error)) => {
                     return self.excused(error, self.cache().get_any(&account.path, id));
@@ -127,69 +128,15 @@ impl Engine {
         }
     }
 
-    /// The primary, unwrapped for one operation and put into no cache.
-    pub(crate) async fn primary_once(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<OneTimeKek, KeyError> {
-        for _ in 0..TRIES {
-            self.refuse_if_closed()?;
-            let epoch = self.cache().epoch(account);
-            if let Some(denial) = self.denial(account, epoch) {
-                return Err(denial);
-            }
-            let record = match self.stored_primary(account).await? {
-                Some(record) => {
-                    if self.is_too_old(account, &record) {
-                        self.begin_rotation(account, record.identity.id);
-                    }
-                    Ok(record)
-                }
-                None => self.created_record(account, epoch).await,
-            };
-            let unwrapped = match record {
-                Ok(record) => self.unwrapped_once(account, record, epoch).await,
-                Err(error) => Err(error),
-            };
-            if let Some(kek) = unless_outdated(unwrapped)? {
-                account.note_version(kek.identity.version);
-                return Ok(kek);
-            }
-        }
-        Err(KeyError::Interrupted)
-    }
-
-    /// The KEK of this id, unwrapped for one operation and put into no cache.
-    pub(crate) async fn kek_once(&self, account: &Arc<AccountState>, id: KekId) -> Result<OneTimeKek, KeyError> {
-        for _ in 0..TRIES {
-            self.refuse_if_closed()?;
-            let epoch = self.cache().epoch(account);
-            let denial = self.denial(account, epoch);
-            if let Some(refusal) = denial.or_else(|| self.absence(account, id, epoch)) {
-                return Err(refusal);
-            }
-            let record = self.stored_kek(account, id, epoch).await?;
-            if let Some(kek) = unless_outdated(self.unwrapped_once(account, record, epoch).await)? {
-                return Ok(kek);
-            }
-        }
-        Err(KeyError::Interrupted)
-    }
-
-    async fn unwrapped_once(&self, account: &Arc<AccountState>, record: KekRecord, epoch: Epoch) -> Answer<OneTimeKek> {
-        // Counted from the request here too. Where nothing is cached, a call may take as long as a load may be joined.
-        let (_, patience) = self.load_window(&account.policy);
-        let ttl = if account.policy.caches_nothing() { patience } else { account.policy.kek_ttl() };
-        let unwrapped = self.unwrap(account, &record, epoch, &Demand::foreground()).await?;
-        let deadline = unwrapped.requested_at.after(ttl);
-        Ok(OneTimeKek { identity: record.identity, derived: unwrapped.derived, deadline })
-    }
-
     pub(super) fn primary_load(
         self: &Arc<Self>,
         account: &Arc<AccountState>,
         epoch: Epoch,
         demand: Demand,
+        climb: Climb,
     ) -> impl Future<Output = Answer<Arc<CachedKek>>> + Send + 'static {
         let (engine, account) = (Arc::clone(self), Arc::clone(account));
-        async move { engine.load_primary(&account, epoch, &demand).await }
+        async move { engine.load_primary(&account, epoch, &demand, climb).await }
     }
 
     /// Runs in a task of its own, once for all callers who wait for this account's primary.
@@ -198,6 +145,7 @@ impl Engine {
         account: &Arc<AccountState>,
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> Answer<Arc<CachedKek>> {
         let now = self.now();
         if account.is_primary_fresh(now)
@@ -225,17 +173,20 @@ impl Engine {
                 }
                 record
             }
-            Some(record) => self.rotated_if_old(account, record, epoch, demand).await,
-            None => match self.create(account, epoch, demand).await? {
+            Some(record) => self.rotated_if_old(account, record, epoch, demand, climb).await,
+            None => match self.create(account, epoch, demand, climb).await? {
                 Made::Ours(kek) => return Ok(self.know_primary(account, kek, read_at, epoch)),
                 Made::Theirs(record) => *record,
             },
         };
         let id = record.identity.id;
         let runtime = self.runtime()?;
-        let kek = match self.cache().get(&account.path, id, self.now()) {
-            Some(kek) => kek,
-            None => self.load_kek_shared(&runtime, account, id, Some(record), epoch, For::Load(demand)).await?,
+        let here = self.cache().get(&account.path, id, self.now());
+        let kek = if let Some(kek) = here {
+            kek
+        } else {
+            let whom = For::Load(demand);
+            self.load_kek_shared(&runtime, account, (id, Some(record)), epoch, whom, climb).await?
         };
         Ok(self.know_primary(account, kek, read_at, epoch))
     }
@@ -258,19 +209,20 @@ impl Engine {
         self: &Arc<Self>,
         runtime: &Handle,
         account: &Arc<AccountState>,
-        id: KekId,
-        record: Option<KekRecord>,
+        (id, record): (KekId, Option<KekRecord>),
         epoch: Epoch,
         whom: For<'_>,
+        climb: Climb,
     ) -> Answer<Arc<CachedKek>> {
         let key = (account.path.clone(), id, epoch);
         let (engine, account) = (Arc::clone(self), Arc::clone(account));
         let window = self.load_window(&account.policy);
         let load = |demand| async move {
-            if let Some(cached) = engine.cache().get(&account.path, id, engine.now()) {
+            let now = engine.now();
+            if let Some(cached) = engine.cache().get(&account.path, id, now).filter(|kek| climb.finds(kek, now)) {
                 return Ok(cached);
             }
-            engine.load_kek(&account, id, record, epoch, &demand).await
+            engine.load_kek(&account, id, record, epoch, &demand, climb).await
         };
         let (was_under_way, answer) = self.local.get().kek_loads.join(runtime, window, key, whom, load).await;
         self.signals.shared_waits.add(was_under_way.into());
@@ -279,12 +231,13 @@ impl Engine {
 
     /// Reads the record, asks the root key, and puts the KEK into the cache.
     pub(super) async fn load_kek(
-        &self,
+        self: &Arc<Self>,
         account: &Arc<AccountState>,
         id: KekId,
         record: Option<KekRecord>,
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> Answer<Arc<CachedKek>> {
         let record = match record {
             Some(record) => record,
@@ -292,9 +245,9 @@ impl Engine {
         };
         self.cache().make_room(&account.path)?;
         let span = tracing::debug_span!("load_kek", kek_id = %id, version = record.identity.version.get());
-        let unwrapped = self.unwrap(account, &record, epoch, demand).instrument(span).await?;
+        let unwrapped = self.unwrap(account, &record, epoch, demand, climb).instrument(span).await?;
         // Life is counted from before the request, not from the answer.
-        let life = self.life(&account.policy, unwrapped.requested_at);
+        let life = self.life(&account.policy, unwrapped.requested_at, unwrapped.parent.clone());
         self.install(account, &record.identity, &unwrapped.derived, &life, epoch)
     }
 
@@ -306,7 +259,10 @@ impl Engine {
         life: &Life,
         epoch: Epoch,
     ) -> Answer<Arc<CachedKek>> {
-        if self.now().has_reached(life.deadline()) {
+        if Nanos::from(self.now()).has_reached(life.deadline()) {
+            if life.is_cut_short() {
+                return Err(LoadError::Outdated); // its parent's time was up meanwhile
+            }
             let late = Err(KeyError::Late { ttl: life.ttl });
             self.signals.load(&late);
             return late.map_err(LoadError::Key);
@@ -336,7 +292,12 @@ impl Engine {
         }
     }
 
-    async fn stored_kek(&self, account: &Arc<AccountState>, id: KekId, epoch: Epoch) -> Result<KekRecord, KeyError> {
+    pub(super) async fn stored_kek(
+        &self,
+        account: &Arc<AccountState>,
+        id: KekId,
+        epoch: Epoch,
+    ) -> Result<KekRecord, KeyError> {
         let path = &account.path;
         let record = self.store.record(path, id).await.map_err(|error| KeyError::from_store(error, Some(id)))?;
         let Some(record) = record else {
@@ -379,7 +340,7 @@ impl Engine {
         error.into()
     }
 
-    fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch) -> Option<KeyError> {
+    pub(super) fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch) -> Option<KeyError> {
         let absence = self.local.get().refusals.absence(account, id, epoch, self.now());
         self.signals.remembered.add(absence.is_some().into());
         absence

@@ -7,7 +7,7 @@ use keystrata_primitives::{KekRecord, KekState};
 use super::{
     Engine,
     load::TRIES,
-    wraps::{Unwrapped, wrong_root},
+    wraps::{Unwrapped, not_accepted},
 };
 use crate::{
     cache::{AccountState, Epoch, Life},
@@ -45,14 +45,14 @@ impl Engine {
             return Err(KeyError::corrupt(&account.path, record.identity.id, fault).into());
         }
         let placement = self.placement(account);
-        let way = placement.recovery(record).ok_or_else(|| wrong_root(record, placement.recovery_names()))?;
+        let by = placement.recovery(record).ok_or_else(|| not_accepted(record, placement.recovery_names()))?;
         self.cache().make_room(&account.path)?;
-        let unwrapped = self.call_unwrap(account, record, way, epoch, &Demand::foreground()).await?;
-        let Unwrapped { derived, requested_at } = unwrapped;
+        let unwrapped = self.call_unwrap(account, record, by, epoch, &Demand::foreground()).await?;
+        let Unwrapped { derived, requested_at, .. } = unwrapped;
         // No renewal ahead: that would ask the roots which an operator has just gone round.
-        let life = Life { refresh: None, ..self.life(&account.policy, requested_at) };
+        let life = Life { refresh: None, ..self.life(&account.policy, requested_at, None) };
         self.install(account, &record.identity, &derived, &life, epoch)?;
-        tracing::warn!(kek_id = %record.identity.id, root = %way.root.id(), "a kek was recovered, as an operator asked");
+        tracing::warn!(kek_id = %record.identity.id, root = %by.0.id(), "a kek was recovered, as an operator asked");
         Ok(())
     }
 }

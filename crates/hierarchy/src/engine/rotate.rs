@@ -8,6 +8,7 @@ use super::{
     Engine,
     create::Discard,
     load::{RETRY, TRIES},
+    parents::Climb,
 };
 use crate::{
     cache::{AccountState, Epoch},
@@ -32,7 +33,7 @@ impl Engine {
                 let Some(record) = engine.stored_primary(&rotating).await? else {
                     return Err(KeyError::NoAccount { path: rotating.path.clone() }.into());
                 };
-                let record = engine.rotate_from(&rotating, &record, epoch, &demand).await?;
+                let record = engine.rotate_from(&rotating, &record, epoch, &demand, Climb::CACHED).await?;
                 let version = record.identity.version;
                 match engine.follow(&rotating, record, epoch, &demand).await {
                     // Whoever seals next looks for it anew.
@@ -66,7 +67,7 @@ impl Engine {
                 let version = record.identity.version;
                 return engine.follow(&rotating, record, epoch, &demand).await.map(|()| version);
             }
-            let rotated = engine.rotate_from(&rotating, &record, epoch, &demand).await;
+            let rotated = engine.rotate_from(&rotating, &record, epoch, &demand, Climb::CACHED).await;
             if let Err(LoadError::Key(error)) = &rotated {
                 tracing::warn!(kek_id = %worn, %error, "a kek is due to be replaced, and no new one could be made; it goes on");
             }
@@ -89,7 +90,9 @@ impl Engine {
         let (id, read_at) = (record.identity.id, self.now());
         if !account.policy.caches_nothing() && account.last_primary().is_none_or(|primary| primary.id() != id) {
             let runtime = self.runtime()?;
-            let kek = self.load_kek_shared(&runtime, account, id, Some(record), epoch, For::Load(demand)).await?;
+            let kek = self
+                .load_kek_shared(&runtime, account, (id, Some(record)), epoch, For::Load(demand), Climb::CACHED)
+                .await?;
             self.know_primary(account, kek, read_at, epoch);
         }
         Ok(())
@@ -109,11 +112,12 @@ impl Engine {
         record: KekRecord,
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> KekRecord {
         if !self.is_too_old(account, &record) {
             return record;
         }
-        match self.rotate_from(account, &record, epoch, demand).await {
+        match self.rotate_from(account, &record, epoch, demand, climb).await {
             Ok(rotated) => rotated,
             Err(LoadError::Outdated) => record,
             Err(LoadError::Key(error)) => {
@@ -130,6 +134,7 @@ impl Engine {
         old: &KekRecord,
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> Answer<KekRecord> {
         let path = &account.path;
         if let Some(denial) = self.denial(account, epoch) {
@@ -138,10 +143,11 @@ impl Engine {
         let version = old.identity.version.next();
         let version = version.ok_or_else(|| KeyError::VersionsUsedUp { path: path.clone() })?;
         self.cache().make_room(path)?;
-        let (record, new) = self.generate(account, (old.identity.suite, version), epoch, demand).await?;
-        let life = self.life(&account.policy, new.requested_at);
-        // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let is_cached = !account.policy.caches_nothing();
+        let climb = if is_cached { climb } else { Climb::ONCE };
+        let (record, new) = self.generate(account, (old.identity.suite, version), epoch, demand, climb).await?;
+        let life = self.life(&account.policy, new.requested_at, new.parent.clone());
+        // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let kek = is_cached.then(|| self.install(account, &record.identity, &new.derived, &life, epoch)).transpose()?;
         drop(new);
         let unless_stored = Discard { cache: self.cache(), kek: kek.as_ref() };

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::{
     Engine, LOAD_PATIENCE,
     load::{RETRY, TRIES},
+    parents::Climb,
 };
 use crate::{
     cache::{AccountState, CachedKek},
@@ -92,13 +93,15 @@ impl Engine {
         let local = self.local.get();
         let Some(permit) = local.refreshes.begin(self.lane(&account.path), now) else { return };
         let (engine, account, id) = (Arc::clone(self), Arc::clone(account), kek.id());
+        // What is above it first, if that ends no later.
+        let climb = Climb::renewed(kek.deadline());
         let epoch = self.cache().epoch(&account);
         let key = (account.path.clone(), id, epoch);
         let window = self.load_window(&account.policy);
         let load = |demand: Demand| async move {
             let _permit = permit;
             // Its record is read again: whoever disabled or destroyed it is to be obeyed.
-            let renewed = engine.load_kek(&account, id, None, epoch, &demand).await;
+            let renewed = engine.load_kek(&account, id, None, epoch, &demand, climb).await;
             if let Err(LoadError::Key(error)) = &renewed {
                 tracing::debug!(%error, "a kek could not be renewed ahead of its deadline");
             }
@@ -117,7 +120,7 @@ impl Engine {
             return;
         }
         let epoch = self.cache().epoch(account);
-        let load = |demand| self.primary_load(account, epoch, demand);
+        let load = |demand| self.primary_load(account, epoch, demand, Climb::CACHED);
         let (key, window) = ((account.path.clone(), epoch), self.load_window(&account.policy));
         self.local.get().primary_loads.begin(&runtime, window, key, load);
     }
@@ -182,7 +185,8 @@ impl Engine {
                 return Err(denial);
             }
             let (id, demand) = (record.identity.id, Demand::background());
-            let loaded = self.load_kek_shared(&runtime, &account, id, Some(record), epoch, For::Load(&demand)).await;
+            let whom = For::Load(&demand);
+            let loaded = self.load_kek_shared(&runtime, &account, (id, Some(record)), epoch, whom, Climb::CACHED).await;
             if let Some(kek) = unless_outdated(loaded)? {
                 self.know_primary(&account, kek, read_at, epoch);
                 return Ok(true);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use keystrata_primitives::{DerivedKek, KekIdentity, KekRecord, RootKeyId, SecretKey, WrappedSecret, Wrapper};
 
-use super::Engine;
+use super::{Engine, parents::Climb};
 use crate::{
-    cache::{AccountState, Epoch},
+    cache::{AccountState, Epoch, Parentage},
     clock::Moment,
     error::{KeyError, RecordFault},
     flight::{Answer, LoadError},
@@ -17,8 +17,10 @@ use crate::{
 /// A KEK fresh from an unwrap.
 pub(super) struct Unwrapped {
     pub(super) derived: DerivedKek,
-    /// When the root key was asked for it: its life is counted from there.
+    /// When it was asked for: its life is counted from there.
     pub(super) requested_at: Moment,
+    /// `None` if a root key unwrapped it.
+    pub(super) parent: Option<Parentage>,
 }
 
 /// A new secret, and all its wraps.
@@ -26,6 +28,8 @@ pub(super) struct NewSecret {
     pub(super) secret: SecretKey,
     pub(super) wraps: Vec<WrappedSecret>,
     pub(super) requested_at: Moment,
+    /// `None` if root keys wrapped it.
+    pub(super) parent: Option<Parentage>,
 }
 
 impl Engine {
@@ -36,13 +40,15 @@ impl Engine {
     /// The KEK of this record, by the first accepted way that is not out of reach. No call is made for a record that
     /// names nothing that is accepted, or that is known to be corrupt.
     pub(super) async fn unwrap(
-        &self,
+        self: &Arc<Self>,
         account: &Arc<AccountState>,
         record: &KekRecord,
         epoch: Epoch,
         demand: &Demand,
+        climb: Climb,
     ) -> Answer<Unwrapped> {
         let placement = self.placement(account);
+        self.topology.check(&account.path)?;
         let ways = placement.ways(record);
         if let Some(corrupt) = self.local.get().refusals.corruption(record, epoch, self.now()) {
             self.signals.remembered.add(1);
@@ -50,14 +56,23 @@ impl Engine {
         }
         let mut first_failure = None;
         for (nth, way) in ways.iter().enumerate() {
-            match self.unwrap_by(account, record, *way, epoch, demand).await {
+            let answer = match way {
+                Way::Root { root, wrapped } => {
+                    self.unwrap_by_root(account, record, (root, wrapped), epoch, demand).await
+                }
+                Way::Parent { path, kek_id, wrapped } => {
+                    let by = (path, *kek_id, *wrapped);
+                    self.unwrap_by_parent(account, record, by, epoch, demand, climb).await
+                }
+            };
+            match answer {
                 // Never after a refusal: whoever revoked a root key does not want another to stand in for it.
                 Err(LoadError::Key(error)) if error.is_out_of_reach() => {
                     if let Some(next) = ways.get(nth + 1) {
                         self.signals.failover(&error);
                         tracing::warn!(
-                            kek_id = %record.identity.id, root = %way.root.id(), next = %next.root.id(), %error,
-                            "a root key is out of reach; the next that wrapped the kek is asked"
+                            kek_id = %record.identity.id, %way, %next, %error,
+                            "what wrapped a kek is out of reach; the next that did is asked"
                         );
                     }
                     first_failure.get_or_insert(error);
@@ -65,20 +80,20 @@ impl Engine {
                 answer => return answer,
             }
         }
-        Err(first_failure.unwrap_or_else(|| wrong_root(record, placement.to_string())).into())
+        Err(first_failure.unwrap_or_else(|| not_accepted(record, placement.accepted_names(&account.path))).into())
     }
 
     /// One call to one root key, unless it is remembered to have denied the account.
-    async fn unwrap_by(
+    async fn unwrap_by_root(
         &self,
         account: &Arc<AccountState>,
         record: &KekRecord,
-        way: Way<'_>,
+        by: (&Arc<dyn RootKey>, &[u8]),
         epoch: Epoch,
         demand: &Demand,
     ) -> Answer<Unwrapped> {
-        self.refuse_denied(account, way.root.id(), epoch)?;
-        self.call_unwrap(account, record, way, epoch, demand).await
+        self.refuse_denied(account, by.0.id(), epoch)?;
+        self.call_unwrap(account, record, by, epoch, demand).await
     }
 
     /// One call to one root key.
@@ -86,7 +101,7 @@ impl Engine {
         &self,
         account: &Arc<AccountState>,
         record: &KekRecord,
-        way: Way<'_>,
+        (root, wrapped): (&Arc<dyn RootKey>, &[u8]),
         epoch: Epoch,
         demand: &Demand,
     ) -> Answer<Unwrapped> {
@@ -94,7 +109,7 @@ impl Engine {
         self.refuse_outdated(account, epoch)?;
         let context = RootContext::of_kek(identity).with_demand(demand.clone());
         let requested_at = self.now();
-        let unwrapped = match way.root.unwrap_key(way.wrapped, &context).await {
+        let unwrapped = match root.unwrap_key(wrapped, &context).await {
             Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
             Err(error) => Err(KeyError::from_root(error, &identity.path, identity.id)),
             Ok(secret) => checked(record, &secret),
@@ -102,8 +117,8 @@ impl Engine {
         self.signals.load(&unwrapped);
         self.refuse_outdated(account, epoch)?;
         match unwrapped {
-            Ok(derived) => Ok(Unwrapped { derived, requested_at }),
-            Err(error @ KeyError::Denied(_)) => Err(self.note_denial(account, way.root.id(), error, epoch)),
+            Ok(derived) => Ok(Unwrapped { derived, requested_at, parent: None }),
+            Err(error @ KeyError::Denied(_)) => Err(self.note_denial(account, root.id(), error, epoch)),
             Err(error) => {
                 if let KeyError::Corrupt { .. } = &error {
                     self.local.get().refusals.corrupt(account, record, error.clone(), epoch, self.now());
@@ -145,7 +160,12 @@ impl Engine {
                     match (&mut made, secret) {
                         (Some(made), _) => made.wraps.push(wrap),
                         (None, secret) => {
-                            made = secret.map(|secret| NewSecret { secret, wraps: vec![wrap], requested_at });
+                            made = secret.map(|secret| NewSecret {
+                                secret,
+                                wraps: vec![wrap],
+                                requested_at,
+                                parent: None,
+                            });
                         }
                     }
                 }
@@ -180,6 +200,9 @@ impl Engine {
     /// reading then.
     pub(super) fn denial(&self, account: &AccountState, epoch: Epoch) -> Option<KeyError> {
         let (placement, now) = (self.placement(account), self.now());
+        if placement.parents(&account.path).next().is_some() {
+            return None; // what its parent meets is remembered of that
+        }
         let mut first = None;
         for root in placement.unwrapping_roots() {
             let denial = self.local.get().refusals.denial(account, root.id(), epoch, now)?;
@@ -232,14 +255,18 @@ pub(super) fn checked(record: &KekRecord, secret: &SecretKey) -> Result<DerivedK
     if is_it { Ok(derived) } else { Err(KeyError::corrupt(&identity.path, identity.id, RecordFault::CheckMismatch)) }
 }
 
-pub(super) fn wrong_root(record: &KekRecord, accepted: String) -> KeyError {
+/// The refusal of a record that names nothing that is accepted.
+pub(super) fn not_accepted(record: &KekRecord, accepted: String) -> KeyError {
     let names = record.wraps.iter().map(|wrap| match &wrap.wrapper {
+        Wrapper::Parent { path, .. } => format!("a KEK of {path}"),
         Wrapper::Root(root) => root.to_string(),
-        other => format!("{other:?}"),
+        _ => "something else".to_owned(),
     });
-    KeyError::WrongRoot {
-        path: record.identity.path.clone(),
-        wrapped_by: names.collect::<Vec<_>>().join(", "),
-        accepted,
+    let wrapped_by = names.collect::<Vec<_>>().join(", ");
+    let path = record.identity.path.clone();
+    if record.wraps.iter().any(|wrap| matches!(wrap.wrapper, Wrapper::Root(_))) {
+        KeyError::WrongRoot { path, wrapped_by, accepted }
+    } else {
+        KeyError::WrongParent { path, wrapped_by, accepted }
     }
 }
