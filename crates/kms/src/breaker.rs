@@ -7,7 +7,7 @@ use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, Root
 use keystrata_memory::ProcessLocal;
 use tokio::sync::watch;
 
-use crate::{signals::RootSignals, timer::Timer};
+use crate::{budget::SendAgain, signals::RootSignals, timer::Timer};
 
 /// A root key that is asked no more for a while once it did not answer several times in a row.
 ///
@@ -102,6 +102,7 @@ impl<R: RootKey> Breaker<R> {
         let pass = self.gate.pass()?;
         let answer = call.await;
         match &answer {
+            Err(error) if SendAgain::is(error) => pass.end(Verdict::Answered), // or there were nothing to send again
             Err(RootKeyError::Unavailable { .. }) if answer.as_ref().err().and_then(BreakerOpen::of).is_none() => {
                 pass.end(Verdict::NoAnswer);
             }

@@ -3,21 +3,27 @@
 mod admission;
 mod aimd;
 mod budgeted;
+mod further;
 mod lane;
 mod limit;
 mod queue;
+mod rules;
+mod waiting;
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
-use keystrata_hierarchy::{RootContext, RootKeyError};
+use keystrata_hierarchy::{RootContext, RootKeyError, Urgency};
 use keystrata_memory::ProcessLocal;
 
-pub use self::budgeted::Budgeted;
-pub(crate) use self::queue::Reason;
+pub(crate) use self::rules::Reason;
 use self::{
     admission::Core,
     limit::Rate,
-    queue::{Refusal, Rules},
+    rules::{Refusal, Rules},
+};
+pub use self::{
+    budgeted::Budgeted,
+    further::{SendAgain, further_request},
 };
 use crate::{breaker::Gate, timer::Timer};
 
@@ -46,7 +52,7 @@ use crate::{breaker::Gate, timer::Timer};
 /// ```
 ///
 /// # Who goes first
-/// - Foreground before background ([`Urgency`](keystrata_hierarchy::Urgency)). Background calls use what is left, but leave
+/// - Foreground before background ([`Urgency`]). Background calls use what is left, but leave
 ///   [`foreground_share`](Self::foreground_share) of the burst in the bucket, so that somebody who comes finds tokens. Where
 ///   the foreground uses everything up, the background still gets the rest of that share.
 /// - Among those of one urgency, accounts take turns. The account is the first segment of
@@ -144,7 +150,8 @@ impl Budget {
 
     /// How long a call waits at most. Default: [10 s](Self::DEFAULT_MAX_WAIT).
     ///
-    /// The queue has `rate × max_wait` places, at least one: more could not be served in time.
+    /// The queue has `rate × max_wait` places, at least one: more could not be served in time. The rate is the present one,
+    /// if the budget is [adaptive](Self::adaptive).
     pub fn max_wait(self, max_wait: Duration) -> Self {
         self.with(|rules| rules.max_wait = max_wait)
     }
@@ -181,6 +188,11 @@ impl Budget {
 
     async fn admit_unless(&self, context: &RootContext, gate: Option<&Gate>) -> Result<(), RootKeyError> {
         Core::admit(self.core.get(), context, gate).await
+    }
+
+    /// Takes a token for one more attempt, if one is there and nobody waits for it.
+    fn admit_further(&self, urgency: Urgency) -> bool {
+        self.core.get().admit_further(urgency)
     }
 
     /// Tells an adaptive budget how the KMS answered.

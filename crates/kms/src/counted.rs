@@ -20,6 +20,28 @@ pub struct Counted<R> {
     signals: Arc<RootSignals>,
     timer: Timer,
     counts: [[AtomicU64; Outcome::ALL.len()]; Operation::ALL.len()],
+    further: Arc<Further>,
+}
+
+/// Requests that calls under way have sent beyond their first.
+#[derive(Debug)]
+struct Further {
+    count: AtomicU64,
+    signals: Arc<RootSignals>,
+}
+
+tokio::task_local! {
+    /// Where the further requests of the call under way are counted.
+    static FURTHER: Arc<Further>;
+}
+
+/// Counts one more request of the call under way.
+pub(crate) fn further_request() {
+    // With nothing that counts around the adapter there is nothing to count in.
+    let _ = FURTHER.try_with(|further| {
+        further.count.fetch_add(1, Ordering::Relaxed);
+        further.signals.further_request();
+    });
 }
 
 /// What a root key was asked to do.
@@ -89,7 +111,7 @@ impl Outcome {
         }
     }
 
-    fn of(error: &RootKeyError) -> Self {
+    pub(crate) fn of(error: &RootKeyError) -> Self {
         match error {
             RootKeyError::Throttled { .. } => Self::Throttled,
             RootKeyError::Denied { .. } => Self::Denied,
@@ -104,6 +126,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallStats {
     counts: [[u64; Outcome::ALL.len()]; Operation::ALL.len()],
+    further: u64,
 }
 
 impl CallStats {
@@ -112,10 +135,16 @@ impl CallStats {
         self.counts[operation as usize][outcome as usize]
     }
 
-    /// How many attempts went to the KMS, whatever became of them.
+    /// How many requests attempts sent beyond their first, as after a token was replaced.
+    pub fn further_requests(&self) -> u64 {
+        self.further
+    }
+
+    /// How many requests went to the KMS, whatever became of them.
     pub fn kms_calls(&self) -> u64 {
         let sent = Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::NotSent);
-        sent.map(|outcome| Operation::ALL.into_iter().map(|operation| self.of(operation, outcome)).sum::<u64>()).sum()
+        let of = |outcome| Operation::ALL.into_iter().map(|operation| self.of(operation, outcome)).sum::<u64>();
+        self.further + sent.map(of).sum::<u64>()
     }
 
     /// What those cost, in the currency of `price_per_10_000_calls`. An estimate: some providers bill no throttled calls, and
@@ -138,13 +167,17 @@ impl<R: RootKey> Counted<R> {
     }
 
     pub(crate) fn telling(root: R, signals: Arc<RootSignals>, timer: Timer) -> Self {
-        Self { root, signals, timer, counts: Default::default() }
+        let further = Arc::new(Further { count: AtomicU64::new(0), signals: Arc::clone(&signals) });
+        Self { root, signals, timer, counts: Default::default(), further }
     }
 
     /// What was counted so far. Attempts under way are not in it.
     pub fn stats(&self) -> CallStats {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        CallStats { counts: self.counts.each_ref().map(|outcomes| outcomes.each_ref().map(load)) }
+        CallStats {
+            counts: self.counts.each_ref().map(|outcomes| outcomes.each_ref().map(load)),
+            further: load(&self.further.count),
+        }
     }
 
     async fn count<T>(
@@ -161,7 +194,7 @@ impl<R: RootKey> Counted<R> {
             outcome: Outcome::Dropped,
             began: self.timer.now(),
         };
-        let answer = call.await;
+        let answer = FURTHER.scope(Arc::clone(&self.further), call).await;
         attempt.outcome = match &answer {
             Ok(done) if is_done(done) => Outcome::Done,
             Ok(_) => Outcome::NotSent,

@@ -71,7 +71,7 @@ pub use self::gcp::{GcpAuth, GcpKmsConfig, GcpKmsRootKey};
 pub use self::vault::{VaultAuth, VaultSecret, VaultTransitConfig, VaultTransitRootKey};
 pub use self::{
     breaker::{Breaker, BreakerOpen, BreakerPolicy, BreakerState},
-    budget::{Budget, BudgetStats, Budgeted},
+    budget::{Budget, BudgetStats, Budgeted, SendAgain, further_request},
     counted::{CallStats, Counted, Operation, Outcome},
     guard::{Guard, GuardStats, Guarded},
     local::{LocalKeyRing, LocalRootKey, LocalRootKeyError},

@@ -23,6 +23,7 @@ pub(crate) struct RootSignals {
     label: Arc<str>,
     attempts: [[Key; Outcome::ALL.len()]; Operation::ALL.len()],
     seconds: [Key; Operation::ALL.len()],
+    further: Key,
     throttled: Key,
     unavailable: Key,
     breaker_state: Key,
@@ -41,6 +42,7 @@ impl RootSignals {
             attempts: Operation::ALL.map(|operation| Outcome::ALL.map(|outcome| attempt(operation, outcome))),
             seconds: Operation::ALL
                 .map(|operation| key("keystrata_kms_attempt_seconds", &[("operation", operation.name())])),
+            further: key("keystrata_kms_further_requests_total", &[]),
             throttled: key("keystrata_kms_retries_total", &[("reason", "throttled")]),
             unavailable: key("keystrata_kms_retries_total", &[("reason", "unavailable")]),
             breaker_state: key("keystrata_kms_breaker_state", &[]),
@@ -58,6 +60,10 @@ impl RootSignals {
             count(recorder, &self.attempts[operation as usize][outcome as usize]);
             observe(recorder, &self.seconds[operation as usize], took);
         });
+    }
+
+    pub(crate) fn further_request(&self) {
+        with_recorder(|recorder| count(recorder, &self.further));
     }
 
     pub(crate) fn retried(&self, error: &RootKeyError) {

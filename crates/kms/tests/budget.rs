@@ -9,7 +9,10 @@ use keystrata_hierarchy::{
     Context, Demand, Hierarchy, MemoryKekStore, RootContext, RootKey, RootKeyError, SecretKey,
     test_util::{ScriptedRootKey, conformance},
 };
-use keystrata_kms::{Breaker, BreakerPolicy, Budget, Budgeted, Counted, Guard, RetryPolicy, Retrying, Timed, Timer};
+use keystrata_kms::{
+    Breaker, BreakerPolicy, BreakerState, Budget, Budgeted, Counted, Guard, RetryPolicy, Retrying, SendAgain, Timed,
+    Timer,
+};
 
 use self::common::{MILLISECOND, SECOND, World, assert_within_budget, context, number};
 
@@ -131,6 +134,74 @@ async fn one_call_too_many_is_told_when_to_come_back() {
     world.pass(SECOND).await;
     assert!(calls.iter().all(tokio::task::JoinHandle::is_finished));
     assert_eq!(budget.stats().admitted + budget.stats().refused, 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_request_within_a_call_takes_a_token_and_is_counted() {
+    let world = World::new();
+    let kms = world.kms("test:root", MILLISECOND);
+    let budget = Arc::new(world.budget(10, 2));
+    let root = Arc::new(world.guard("test", &budget).around(Arc::clone(&kms)));
+    let call = || {
+        let root = Arc::clone(&root);
+        tokio::spawn(async move { root.wrap_key(&SecretKey::generate().unwrap(), &context("a")).await })
+    };
+    kms.sends_twice(true);
+    let first = call();
+    world.pass(2 * MILLISECOND).await;
+    first.await.unwrap().unwrap();
+    assert_eq!((kms.calls().len(), root.kms_calls(), budget.stats().admitted), (2, 2, 2));
+    assert_eq!(root.stats().calls.further_requests(), 1);
+
+    // There is no token for a second request: the call comes back for one, and by then it needs only one.
+    let second = call();
+    world.pass(Duration::from_millis(100)).await;
+    assert_eq!(kms.calls().len(), 3);
+    kms.sends_twice(false);
+    world.pass(SECOND).await;
+    second.await.unwrap().unwrap();
+    assert_eq!((kms.calls().len(), root.kms_calls(), budget.stats().admitted), (4, 4, 4));
+    assert_within_budget(&kms.calls(), 10, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_to_be_sent_again_is_no_failure_of_the_kms() {
+    let world = World::new();
+    let kms = world.kms("test:root", MILLISECOND);
+    let budget = Arc::new(world.budget(10, 1));
+    let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+    let root = Arc::new(world.guard("test", &budget).retry(retry).around(Arc::clone(&kms)));
+    kms.sends_twice(true);
+    for _ in 0..10 {
+        let root = Arc::clone(&root);
+        let call = tokio::spawn(async move { root.wrap_key(&SecretKey::generate().unwrap(), &context("a")).await });
+        world.pass(Duration::from_millis(101)).await;
+        assert!(SendAgain::is(&call.await.unwrap().unwrap_err()));
+    }
+    assert_eq!(root.stats().breaker, BreakerState::Closed);
+    assert_within_budget(&kms.calls(), 10, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kms_that_does_not_answer_is_not_sent_more() {
+    let world = World::new();
+    let kms = world.kms("test:root", MILLISECOND);
+    kms.says(&RootKeyError::unavailable("down"));
+    let budget = Arc::new(world.budget(100, 1).adaptive());
+    let root = Arc::new(Budgeted::new(Arc::clone(&kms), Arc::clone(&budget)));
+    let calls = async |n: usize| {
+        for _ in 0..n {
+            let root = Arc::clone(&root);
+            tokio::spawn(async move { root.wrap_key(&SecretKey::generate().unwrap(), &context("a")).await });
+        }
+        world.pass(5 * SECOND).await;
+    };
+    calls(40).await;
+    let per_second = budget.stats().per_second;
+    assert!((per_second - 10.0).abs() < 1e-9, "it began there, and nothing was answered: {per_second}");
+    kms.set(None);
+    calls(40).await;
+    assert!(budget.stats().per_second > 10.0, "answers raise it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,7 +50,7 @@ fn every_metric_is_documented_and_none_names_an_account() {
 async fn some_of_everything() {
     let world = World::new();
     let kms = world.kms("test:root", MILLISECOND);
-    let budget = Arc::new(world.budget(2, 1).max_wait(SECOND).adaptive());
+    let budget = Arc::new(world.budget(2, 2).max_wait(SECOND).adaptive());
     let breaker = BreakerPolicy { failures: 1, ..BreakerPolicy::default() };
     let retry = RetryPolicy { seed: Some(1), ..RetryPolicy::default() };
     let root = Arc::new(world.guard("test", &budget).breaker(breaker).retry(retry).around(Arc::clone(&kms)));
@@ -63,6 +63,11 @@ async fn some_of_everything() {
     world.settle().await;
     calls[1].abort(); // the first was sent, this one waits
     world.pass(30 * SECOND).await;
+    kms.set(None);
+    kms.sends_twice(true);
+    call();
+    world.pass(30 * SECOND).await;
+    kms.sends_twice(false);
     kms.says(&RootKeyError::unavailable("down"));
     call();
     world.pass(10 * MILLISECOND).await;

@@ -13,7 +13,9 @@ use keystrata_hierarchy::{RootContext, RootKeyError, Urgency};
 
 use super::{
     BudgetStats,
-    queue::{Entered, Queue, Refusal, Rules},
+    queue::{Entered, Queue},
+    rules::{Refusal, Rules},
+    waiting::Waiting,
 };
 use crate::{
     breaker::Gate,
@@ -28,6 +30,7 @@ pub(super) struct Core {
     max_wait: Duration,
     timer: Timer,
     state: Mutex<State>,
+    waiting: Waiting,
     waker: Waker,
 }
 
@@ -57,6 +60,7 @@ impl Core {
             max_wait,
             timer,
             state: Mutex::new(State { queue: Queue::new(rules, now), appointment: None }),
+            waiting: Waiting::default(),
             waker: Waker::from(Arc::new(Dispatcher(Weak::clone(me)))),
         })
     }
@@ -84,15 +88,24 @@ impl Core {
             }
         }
         let woken = state.queue.take_woken();
-        // Under the lock, so that the last one told is the last one true.
-        self.signals.waiting(state.queue.waiting());
+        self.waiting.set(state.queue.waiting());
         drop(state);
-        // Outside the lock: a waker is somebody else's code.
+        // Outside the lock: wakers and recorders are somebody else's code.
         for waker in woken {
             // One runtime's waker that panics must not leave those after it asleep for ever: they hold a token already.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
+        self.waiting.tell(|waiting| self.signals.waiting(waiting));
         scheduled.map(|()| answer)
+    }
+
+    /// Takes a token for one more attempt, if one is there and nobody waits for it.
+    pub(super) fn admit_further(&self, urgency: Urgency) -> bool {
+        let is_admitted = self.act(|state, now| state.queue.take_further(now)).unwrap_or(false);
+        if is_admitted {
+            self.signals.admitted(urgency, Duration::ZERO);
+        }
+        is_admitted
     }
 
     /// Waits for a turn, and takes a token.
@@ -243,147 +256,4 @@ fn account_of(context: &RootContext) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{future::pending, num::NonZeroU32, task::Context};
-
-    use keystrata_hierarchy::test_util::ManualClock;
-    use tokio::sync::oneshot;
-
-    use super::*;
-    use crate::budget::Budget;
-
-    const PERIOD: Duration = Duration::from_millis(100);
-
-    /// Ten a second, one at once, and that one is gone.
-    fn used_up() -> (ManualClock, Arc<Core>) {
-        let clock = ManualClock::new();
-        let budget = Budget::per_second(NonZeroU32::new(10).unwrap(), NonZeroU32::MIN).timer(Timer::on(clock.clone()));
-        let core = Arc::clone(budget.core.get());
-        assert_eq!(core.state().queue.enter(core.timer.now(), "a", Urgency::Foreground), Ok(Entered::Admitted));
-        (clock, core)
-    }
-
-    /// One who waits, and the ends that lift and withdraw the call.
-    fn waiter(
-        core: &Arc<Core>,
-        urgency: Urgency,
-    ) -> (impl Future<Output = Result<(), RootKeyError>> + use<>, oneshot::Sender<()>, oneshot::Sender<()>) {
-        let (lift, lifted) = oneshot::channel::<()>();
-        let (withdraw, withdrawn) = oneshot::channel::<()>();
-        let core = Arc::clone(core);
-        let waiting = async move {
-            let entered = core.state().queue.enter(core.timer.now(), "a", urgency);
-            let Ok(Entered::Waiting(id)) = entered else { panic!("{entered:?}") };
-            let place = Held { core: &core, id: Some(id) };
-            let until = |told: oneshot::Receiver<()>| async move {
-                if told.await.is_err() {
-                    pending::<()>().await;
-                }
-            };
-            core.wait(place, urgency, until(lifted), until(withdrawn), pending()).await
-        };
-        (waiting, lift, withdraw)
-    }
-
-    fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
-        std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn a_background_call_that_is_lifted_goes_first() {
-        let (clock, core) = used_up();
-        let (first, _keep_first, _) = waiter(&core, Urgency::Background);
-        let (second, lift, _keep) = waiter(&core, Urgency::Background);
-        let (mut first, mut second) = (Box::pin(first), Box::pin(second));
-        assert!(poll(&mut first).is_pending());
-        assert!(poll(&mut second).is_pending());
-        lift.send(()).unwrap();
-        assert!(poll(&mut second).is_pending());
-        clock.advance(PERIOD);
-        assert!(poll(&mut first).is_pending());
-        assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
-        clock.advance(PERIOD);
-        assert!(matches!(poll(&mut first), Poll::Ready(Ok(()))));
-    }
-
-    #[test]
-    fn a_withdrawn_call_gives_its_place_to_the_next() {
-        let (clock, core) = used_up();
-        let (first, _lift, withdraw) = waiter(&core, Urgency::Foreground);
-        let (second, _lift, _keep) = waiter(&core, Urgency::Foreground);
-        let (mut first, mut second) = (Box::pin(first), Box::pin(second));
-        assert!(poll(&mut first).is_pending());
-        assert!(poll(&mut second).is_pending());
-        withdraw.send(()).unwrap();
-        assert!(matches!(poll(&mut first), Poll::Ready(Err(RootKeyError::Withdrawn))));
-        assert_eq!(core.stats().waiting, 1);
-        clock.advance(PERIOD);
-        assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
-        assert_eq!(core.stats().left, 1);
-    }
-
-    #[test]
-    fn a_call_that_was_called_and_is_withdrawn_passes_its_turn_on() {
-        let (clock, core) = used_up();
-        let (first, _lift, withdraw) = waiter(&core, Urgency::Foreground);
-        let (second, _lift, _keep) = waiter(&core, Urgency::Foreground);
-        let (mut first, mut second) = (Box::pin(first), Box::pin(second));
-        assert!(poll(&mut first).is_pending());
-        assert!(poll(&mut second).is_pending());
-        clock.advance(PERIOD); // now the first is called
-        withdraw.send(()).unwrap();
-        assert!(matches!(poll(&mut first), Poll::Ready(Err(RootKeyError::Withdrawn))));
-        assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
-    }
-
-    #[test]
-    fn a_waker_that_panics_leaves_the_others_their_wake() {
-        struct Panics;
-        impl Wake for Panics {
-            fn wake(self: Arc<Self>) {
-                std::panic::resume_unwind(Box::new("a runtime that went wrong"));
-            }
-        }
-        #[derive(Default)]
-        struct Woken(std::sync::atomic::AtomicBool);
-        impl Wake for Woken {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, std::sync::atomic::Ordering::SeqCst);
-            }
-        }
-        let clock = ManualClock::new();
-        let two = NonZeroU32::new(2).unwrap();
-        let budget = Budget::per_second(NonZeroU32::new(10).unwrap(), two).timer(Timer::on(clock.clone()));
-        let core = Arc::clone(budget.core.get());
-        for _ in 0..2 {
-            assert_eq!(core.state().queue.enter(core.timer.now(), "a", Urgency::Foreground), Ok(Entered::Admitted));
-        }
-        let (first, _lift, _keep) = waiter(&core, Urgency::Foreground);
-        let (second, _lift, _keep) = waiter(&core, Urgency::Foreground);
-        let (mut first, mut second, woken) = (Box::pin(first), Box::pin(second), Arc::new(Woken::default()));
-        let (panics, wakes) = (Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&woken)));
-        assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
-        assert!(second.as_mut().poll(&mut Context::from_waker(&wakes)).is_pending());
-        clock.advance(2 * PERIOD); // both at once
-        assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst));
-    }
-
-    #[test]
-    fn one_tenant_is_one_account_however_many_services_it_has() {
-        use keystrata_hierarchy::{KekId, KekVersion, KeyPath, Suite};
-        use keystrata_primitives::KekIdentity;
-        let account = |segments: &[&str]| {
-            let identity = KekIdentity {
-                suite: Suite::default(),
-                version: KekVersion::FIRST,
-                id: KekId::from_bytes([1; KekId::LEN]),
-                path: KeyPath::new(segments).unwrap(),
-            };
-            account_of(&RootContext::of_kek(&identity)).to_owned()
-        };
-        assert_eq!(account(&["acme", "billing"]), "acme");
-        assert_eq!(account(&["acme"]), "acme");
-        assert_ne!(account(&["acme/billing"]), "acme");
-        assert_eq!(account_of(&RootContext::none()), "");
-    }
-}
+mod tests;

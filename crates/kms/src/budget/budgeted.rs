@@ -5,13 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 
-use super::Budget;
+use super::{Budget, further::admitted_by};
 use crate::breaker::Gate;
 
 /// A root key whose every call waits for a token of a [`Budget`] first.
 ///
 /// Each call of a method is one attempt and takes one token, whatever its outcome; a rewrap that the root key then
-/// declines without a call takes one too. Put it inside of whatever retries, so that retries are counted.
+/// declines without a call takes one too. An adapter that has to send a second request within a call takes another
+/// ([`further_request`](crate::further_request)). Put it inside of whatever retries, so that retries are counted.
 ///
 /// # Errors
 /// Those of the root key, and [`RootKeyError::Overloaded`] and [`RootKeyError::Withdrawn`] of the budget.
@@ -43,10 +44,11 @@ impl<R: RootKey> Budgeted<R> {
         attempt: impl Future<Output = Result<T, RootKeyError>>,
     ) -> Result<T, RootKeyError> {
         self.budget.admit_unless(context, self.gate.as_ref()).await?;
-        let answer = attempt.await;
+        let answer = admitted_by(&self.budget, context.demand().urgency(), attempt).await;
         match &answer {
-            // Refused here, by another budget say: the KMS has said nothing.
-            Err(RootKeyError::Overloaded { .. } | RootKeyError::Withdrawn) => {}
+            // Refused here, by another budget say: the KMS has said nothing. Nor has it where there was no answer, or none
+            // that makes sense: a KMS that is too slow must not be sent more.
+            Err(RootKeyError::Overloaded { .. } | RootKeyError::Withdrawn | RootKeyError::Unavailable { .. }) => {}
             answer => self.budget.report(matches!(answer, Err(RootKeyError::Throttled { .. }))),
         }
         answer

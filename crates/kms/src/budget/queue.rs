@@ -18,60 +18,13 @@ use keystrata_hierarchy::Urgency;
 use super::{
     aimd::Aimd,
     lane::{Lane, Place},
-    limit::{Limit, Rate},
+    limit::Limit,
+    rules::{Reason, Refusal, Rules},
 };
 
 /// Who was called and comes within this time keeps the turn if the token is not quite there yet; who comes later waits
 /// for another. A busy runtime takes that long; one that was stopped takes longer.
 const PUNCTUAL: Duration = Duration::from_millis(50);
-
-#[derive(Clone, Debug)]
-pub(super) struct Rules {
-    pub(super) rate: Rate,
-    /// From 0 to 1: what background calls leave to the foreground.
-    pub(super) foreground_share: f64,
-    pub(super) max_wait: Duration,
-    pub(super) is_adaptive: bool,
-}
-
-impl Rules {
-    /// How many can wait: those who can be served in the time that each is ready to wait. Those who were called and come
-    /// too late join them; there are at most as many of them.
-    fn places(&self) -> usize {
-        let served = self.max_wait.as_nanos() / self.rate.period.as_nanos();
-        usize::try_from(served).unwrap_or(usize::MAX).max(1)
-    }
-
-    /// Tokens that a background call leaves in the bucket.
-    fn reserve(&self) -> u32 {
-        let burst = self.rate.burst.get();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the burst")]
-        let reserve = (f64::from(burst) * self.foreground_share) as u32;
-        reserve.min(burst - 1)
-    }
-
-    /// What a background call that waits earns by each foreground call that is preferred to it. At 1 it goes next.
-    fn credit(&self) -> f64 {
-        (1.0 - self.foreground_share) / self.foreground_share.max(f64::EPSILON)
-    }
-}
-
-/// Why somebody was not let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) reason: Reason,
-    /// How many wait.
-    pub(super) waiting: usize,
-    pub(super) retry_after: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// There was no place, or it was given to an account with fewer calls in the queue.
-    QueueFull,
-    /// It waited as long as a call may wait.
-    Deadline,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entered {
@@ -176,6 +129,20 @@ impl Queue {
         self.entries.insert(id, Entry { account, urgency, deadline, state: State::Waiting, waker: None });
         self.line_up(id);
         Ok(Entered::Waiting(id))
+    }
+
+    /// Takes a token for one more attempt of somebody who was let through just now and does not wait: if one is there and
+    /// nobody waits for it. The pace holds up those who come after it, not this one.
+    pub(super) fn take_further(&mut self, now: Duration) -> bool {
+        let now = self.advance(now);
+        let is_taken = self.entries.is_empty() && self.turns.take(now).is_ok() && self.tokens.take(now).is_ok();
+        if is_taken {
+            if let Some(pace) = &mut self.pace {
+                pace.take(now);
+            }
+            self.counts.admitted += 1;
+        }
+        is_taken
     }
 
     /// Asks whether `id` may send now. Once it is told yes or no, its place is gone.
@@ -359,7 +326,8 @@ impl Queue {
     /// Gives a newcomer a place. If there is none, the last of the longest line makes room, background first: an account
     /// with many calls must not keep out one with few.
     fn make_room(&mut self, account: &str, urgency: Urgency) -> Result<(), Refusal> {
-        if self.waiting() < self.rules.places() {
+        // By the present rate: a queue as long as the whole quota serves would keep everybody until the deadline.
+        if self.waiting() < self.rules.places(self.per_second()) {
             return Ok(());
         }
         let victims = if self.background.is_empty() { Urgency::Foreground } else { Urgency::Background };

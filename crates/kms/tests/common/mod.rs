@@ -6,7 +6,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use keystrata_hierarchy::{
     Clock, KekId, KekVersion, KeyPath, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey, Suite,
     test_util::{ManualClock, ScriptedRootKey},
 };
-use keystrata_kms::{Budget, Guard, Timer};
+use keystrata_kms::{Budget, Guard, Timer, further_request};
 use keystrata_primitives::KekIdentity;
 use tokio::sync::watch;
 
@@ -70,6 +70,7 @@ impl World {
             world: self.clone(),
             latency,
             is_down: Mutex::default(),
+            sends_twice: AtomicBool::new(false),
             calls: Mutex::default(),
             ended: AtomicU64::new(0),
         })
@@ -108,6 +109,7 @@ pub struct Kms {
     world: World,
     latency: Duration,
     is_down: Mutex<Option<Down>>,
+    sends_twice: AtomicBool,
     calls: Mutex<Vec<Duration>>,
     ended: AtomicU64,
 }
@@ -119,6 +121,11 @@ impl Kms {
 
     pub fn says(&self, error: &RootKeyError) {
         self.set(Some(Down::Says(error.clone())));
+    }
+
+    /// Whether each call needs a second request, as after a token was replaced.
+    pub fn sends_twice(&self, twice: bool) {
+        self.sends_twice.store(twice, Ordering::SeqCst);
     }
 
     /// When calls came in, since the world began.
@@ -133,6 +140,10 @@ impl Kms {
 
     async fn begin(&self) -> Result<(), RootKeyError> {
         self.calls.lock().unwrap().push(self.world.elapsed());
+        if self.sends_twice.load(Ordering::SeqCst) {
+            further_request()?;
+            self.calls.lock().unwrap().push(self.world.elapsed());
+        }
         let down = self.is_down.lock().unwrap().clone();
         match down {
             Some(Down::Hangs) => std::future::pending().await,

@@ -7,7 +7,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::*;
+use super::{super::limit::Rate, *};
 
 const START: Duration = Duration::from_secs(1_000);
 
@@ -304,6 +304,35 @@ fn a_full_queue_takes_the_place_from_the_longest_line() {
 }
 
 #[test]
+fn an_adaptive_queue_is_as_long_as_its_present_rate_serves() {
+    let rules = Rules { is_adaptive: true, ..rules(100, 1) };
+    let mut office = Office::new(rules);
+    office.use_up_burst();
+    // It begins at a tenth of the quota: ten a second, for ten seconds each.
+    let per_second = office.queue.per_second();
+    assert!((per_second - 10.0).abs() < 1e-9, "{per_second}");
+    office.wait(100, "a", Urgency::Foreground);
+    let refusal = office.enter("a", Urgency::Foreground).unwrap_err();
+    assert_eq!((refusal.reason, refusal.waiting), (Reason::QueueFull, 100));
+}
+
+#[test]
+fn a_further_attempt_takes_a_token_that_nobody_waits_for() {
+    let mut office = Office::new(rules(10, 2));
+    assert!(office.queue.take_further(office.now));
+    assert!(office.queue.take_further(office.now));
+    assert!(!office.queue.take_further(office.now), "the burst is used up");
+    let first = office.wait(1, "a", Urgency::Foreground);
+    office.now += Duration::from_millis(100);
+    assert!(!office.queue.take_further(office.now), "somebody waits for that one");
+    office.dispatch();
+    assert_eq!(office.poll(first[0]), Poll::Ready(Ok(())));
+    office.now += Duration::from_millis(100);
+    assert!(office.queue.take_further(office.now));
+    assert_eq!(office.queue.counts().admitted, 4);
+}
+
+#[test]
 fn a_clock_that_runs_backwards_lets_nobody_through_twice() {
     let mut office = Office::new(rules(10, 1));
     assert_eq!(office.enter("a", Urgency::Foreground), Ok(Entered::Admitted));
@@ -373,6 +402,10 @@ fn simulate(seed: u64, attempts: u64) -> u64 {
         if random.random_bool(0.3) {
             office.queue.lift(here[random.random_range(0..64)]);
         }
+        if random.random_bool(0.1) && office.queue.take_further(office.now) {
+            bucket.take(office.now);
+            admitted += 1;
+        }
         if random.random_bool(0.1) {
             office.queue.report(office.now, random.random_bool(0.3));
         }
@@ -391,8 +424,9 @@ fn simulate(seed: u64, attempts: u64) -> u64 {
             }
         }
         office.dispatch();
-        let called_too_late = rules.places() + rules.rate.burst.get() as usize;
-        assert!(office.queue.waiting() <= rules.places() + called_too_late);
+        let places = rules.places(rules.rate.per_second());
+        let called_too_late = places + rules.rate.burst.get() as usize;
+        assert!(office.queue.waiting() <= places + called_too_late);
     }
     let everybody: Vec<u64> = office.queue.entries.keys().copied().collect();
     for id in everybody {
