@@ -4,12 +4,14 @@ mod arn;
 mod config;
 mod error;
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, error::Error, fmt, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_kms::{
     Client,
     config::{retry::RetryConfig, timeout::TimeoutConfig},
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
     primitives::Blob,
     types::{DataKeySpec, KeyState, KeyUsageType},
 };
@@ -20,13 +22,14 @@ use zeroize::Zeroizing;
 
 use self::{
     arn::KeyArn,
-    error::{Operation, classify, nonsense},
+    error::{Asked, Operation},
 };
 pub use self::{
     config::AwsKmsConfig,
     error::{AwsErrorClass, class_of as aws_error_class},
 };
 use crate::{
+    attempt::Attempt,
     open::OpenRootError,
     uri::{AWS, DEFAULT_TIMEOUT},
 };
@@ -126,13 +129,51 @@ impl AwsKmsRootKey {
         describe(&self.client, &self.arn_text).await
     }
 
+    /// One request about this key, and what is made of its answer. `request` is to be boxed: the SDK's futures have
+    /// kilobytes, and each of the wrappers around this would have and move them too.
+    async fn ask<T, E, U>(
+        &self,
+        operation: Operation,
+        request: impl Future<Output = Result<T, SdkError<E>>>,
+        used: impl FnOnce(&Asked<'_>, T) -> Result<U, RootKeyError>,
+    ) -> Result<U, RootKeyError>
+    where
+        T: RequestId,
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        ask(operation, &self.arn_text, request, used).await
+    }
+
     /// That the key which answered is ours.
-    fn check_key(&self, operation: Operation, answered: Option<&str>) -> Result<(), RootKeyError> {
+    fn check_key(&self, asked: &Asked<'_>, answered: Option<&str>) -> Result<(), RootKeyError> {
         if answered.and_then(KeyArn::parse).is_some_and(|answered| answered.is_same_key(&self.arn)) {
             return Ok(());
         }
-        Err(nonsense(operation, &self.arn_text, "it names another key than the one it was asked for"))
+        Err(asked.nonsense("it names another key than the one it was asked for"))
     }
+}
+
+/// One request, told of in the log, and what is made of its answer.
+async fn ask<T, E, U>(
+    operation: Operation,
+    key: &str,
+    request: impl Future<Output = Result<T, SdkError<E>>>,
+    used: impl FnOnce(&Asked<'_>, T) -> Result<U, RootKeyError>,
+) -> Result<U, RootKeyError>
+where
+    T: RequestId,
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let attempt = Attempt::begin(AWS.name, operation.name());
+    let answer = unlogged(request).await;
+    let request_id = answer.request_id().map(str::to_owned);
+    let asked = Asked { operation, key, request_id: request_id.as_deref() };
+    let outcome = match answer {
+        Ok(answer) => used(&asked, answer),
+        Err(error) => Err(asked.classify(&error)),
+    };
+    attempt.end(&outcome, asked.request_id);
+    outcome
 }
 
 /// The key that an alias or a bare id stands for.
@@ -149,15 +190,17 @@ async fn look_up(client: &Client, key: &str) -> Result<KeyArn, OpenRootError> {
 }
 
 async fn describe(client: &Client, key: &str) -> Result<AwsKeyFacts, RootKeyError> {
-    let operation = Operation::DescribeKey;
-    let answer = client.describe_key().key_id(key).send().await.map_err(|error| classify(operation, key, &error))?;
-    let facts = answer.key_metadata.ok_or_else(|| nonsense(operation, key, "it describes no key"))?;
-    Ok(AwsKeyFacts {
-        arn: facts.arn().unwrap_or_default().to_owned(),
-        state: facts.key_state().map_or("unknown", KeyState::as_str).to_owned(),
-        encrypts: facts.key_usage().is_none_or(|usage| *usage == KeyUsageType::EncryptDecrypt),
-        multi_region: facts.multi_region() == Some(true),
+    let request = Box::pin(client.describe_key().key_id(key).send());
+    ask(Operation::DescribeKey, key, request, |asked, answer| {
+        let facts = answer.key_metadata.ok_or_else(|| asked.nonsense("it describes no key"))?;
+        Ok(AwsKeyFacts {
+            arn: facts.arn().unwrap_or_default().to_owned(),
+            state: facts.key_state().map_or("unknown", KeyState::as_str).to_owned(),
+            encrypts: facts.key_usage().is_none_or(|usage| *usage == KeyUsageType::EncryptDecrypt),
+            multi_region: facts.multi_region() == Some(true),
+        })
     })
+    .await
 }
 
 impl fmt::Debug for AwsKmsRootKey {
@@ -174,20 +217,20 @@ impl RootKey for AwsKmsRootKey {
     }
 
     async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
-        let operation = Operation::Encrypt;
         let request = self
             .client
             .encrypt()
             .key_id(&self.arn_text)
             .set_encryption_context(pairs(context))
             .plaintext(Blob::new(secret.expose_secret().to_vec()));
-        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
-        self.check_key(operation, answer.key_id())?;
-        wrapped(operation, &self.arn_text, answer.ciphertext_blob)
+        self.ask(Operation::Encrypt, Box::pin(request.send()), |asked, answer| {
+            self.check_key(asked, answer.key_id())?;
+            wrapped(asked, answer.ciphertext_blob)
+        })
+        .await
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
-        let operation = Operation::Decrypt;
         if wrapped.is_empty() || wrapped.len() > MAX_CIPHERTEXT_BYTES {
             return Err(RootKeyError::Rejected); // KMS made no such blob, and would call it a malformed request
         }
@@ -197,26 +240,29 @@ impl RootKey for AwsKmsRootKey {
             .key_id(&self.arn_text)
             .set_encryption_context(pairs(context))
             .ciphertext_blob(Blob::new(wrapped));
-        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
-        // Owned first: whatever is wrong with the rest of the answer, the plaintext in it is wiped.
-        let plaintext = answer.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
-        self.check_key(operation, answer.key_id.as_deref())?;
-        secret(operation, &self.arn_text, plaintext)
+        self.ask(Operation::Decrypt, Box::pin(request.send()), |asked, answer| {
+            // Owned first: whatever is wrong with the rest of the answer, the plaintext in it is wiped.
+            let plaintext = answer.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
+            self.check_key(asked, answer.key_id.as_deref())?;
+            secret(asked, plaintext)
+        })
+        .await
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
-        let operation = Operation::GenerateDataKey;
         let request = self
             .client
             .generate_data_key()
             .key_id(&self.arn_text)
             .key_spec(DataKeySpec::Aes256)
             .set_encryption_context(pairs(context));
-        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
-        let plaintext = answer.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
-        self.check_key(operation, answer.key_id.as_deref())?;
-        let secret = secret(operation, &self.arn_text, plaintext)?;
-        Ok(GeneratedKey { secret, wrapped: wrapped(operation, &self.arn_text, answer.ciphertext_blob)? })
+        self.ask(Operation::GenerateDataKey, Box::pin(request.send()), |asked, answer| {
+            let plaintext = answer.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
+            self.check_key(asked, answer.key_id.as_deref())?;
+            let secret = secret(asked, plaintext)?;
+            Ok(GeneratedKey { secret, wrapped: wrapped(asked, answer.ciphertext_blob)? })
+        })
+        .await
     }
 
     /// For a key of AWS KMS in the same region; needs `kms:ReEncryptFrom` on the old key and `kms:ReEncryptTo` on this one.
@@ -226,7 +272,6 @@ impl RootKey for AwsKmsRootKey {
         wrapped_by_other: &[u8],
         context: &RootContext,
     ) -> Result<Option<Vec<u8>>, RootKeyError> {
-        let operation = Operation::ReEncrypt;
         let Some(source) = from.as_str().strip_prefix("aws-kms:").and_then(KeyArn::parse_id) else { return Ok(None) };
         let Some(source) = source.in_region_of(&self.arn) else { return Ok(None) };
         if wrapped_by_other.is_empty() || wrapped_by_other.len() > MAX_CIPHERTEXT_BYTES {
@@ -240,21 +285,19 @@ impl RootKey for AwsKmsRootKey {
             .set_source_encryption_context(pairs(context))
             .set_destination_encryption_context(pairs(context))
             .ciphertext_blob(Blob::new(wrapped_by_other));
-        let answer = unlogged(request.send()).await.map_err(|error| classify(operation, &self.arn_text, &error))?;
-        self.check_key(operation, answer.key_id())?;
-        if !answer.source_key_id().and_then(KeyArn::parse).is_some_and(|answered| answered.is_same_key(&source)) {
-            return Err(nonsense(
-                operation,
-                &self.arn_text,
-                "it names another source key than the one it was asked for",
-            ));
-        }
-        wrapped(operation, &self.arn_text, answer.ciphertext_blob).map(Some)
+        self.ask(Operation::ReEncrypt, Box::pin(request.send()), |asked, answer| {
+            self.check_key(asked, answer.key_id())?;
+            if !answer.source_key_id().and_then(KeyArn::parse).is_some_and(|answered| answered.is_same_key(&source)) {
+                return Err(asked.nonsense("it names another source key than the one it was asked for"));
+            }
+            wrapped(asked, answer.ciphertext_blob).map(Some)
+        })
+        .await
     }
 }
 
-/// A request that nobody's log sees: at the level *trace* the SDK logs requests and answers with their bodies, and those
-/// hold plaintext keys. What there is to say of it, the error says.
+/// What the SDK does with nobody's log looking on: at the level *trace* it logs requests and answers with their headers
+/// and bodies, and those hold session tokens and plaintext keys. What there is to say, an [`Attempt`] and the error say.
 async fn unlogged<T>(call: impl Future<Output = T>) -> T {
     call.with_subscriber(NoSubscriber::default()).await
 }
@@ -265,20 +308,20 @@ fn pairs(context: &RootContext) -> Option<HashMap<String, String>> {
     (!pairs.is_empty()).then_some(pairs)
 }
 
-fn wrapped(operation: Operation, arn: &str, blob: Option<Blob>) -> Result<Vec<u8>, RootKeyError> {
+fn wrapped(asked: &Asked<'_>, blob: Option<Blob>) -> Result<Vec<u8>, RootKeyError> {
     let bytes = blob.map(Blob::into_inner).unwrap_or_default();
     if bytes.is_empty() || bytes.len() > MAX_CIPHERTEXT_BYTES {
-        return Err(nonsense(operation, arn, "its ciphertext is missing or too long"));
+        return Err(asked.nonsense("its ciphertext is missing or too long"));
     }
     Ok(bytes)
 }
 
-fn secret(operation: Operation, arn: &str, bytes: Option<Zeroizing<Vec<u8>>>) -> Result<SecretKey, RootKeyError> {
-    let bytes = bytes.ok_or_else(|| nonsense(operation, arn, "it holds no plaintext"))?;
+fn secret(asked: &Asked<'_>, bytes: Option<Zeroizing<Vec<u8>>>) -> Result<SecretKey, RootKeyError> {
+    let bytes = bytes.ok_or_else(|| asked.nonsense("it holds no plaintext"))?;
     // KMS vouches for what it decrypts, so a plaintext of another length was wrapped as something else than a KEK.
-    SecretKey::from_slice(&bytes).map_err(|_| match operation {
+    SecretKey::from_slice(&bytes).map_err(|_| match asked.operation {
         Operation::Decrypt => RootKeyError::Rejected,
-        _ => nonsense(operation, arn, "its plaintext is not a key of 32 bytes"),
+        _ => asked.nonsense("its plaintext is not a key of 32 bytes"),
     })
 }
 

@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 use reqwest::Url;
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::config::{GcpAuth, GcpKmsConfig};
 use self::{
@@ -20,7 +20,9 @@ use self::{
     token::{AccessToken, Tokens},
 };
 use crate::{
+    attempt::Attempt,
     base64_key::{self, SecretText},
+    budget::further_request,
     http::{Answer, Http, with_json},
     open::OpenRootError,
     uri::GCP,
@@ -127,37 +129,50 @@ impl GcpKmsRootKey {
         Ok(Self { id, http: parts.http, tokens, name: parts.key, encrypt, decrypt })
     }
 
-    /// One request with a token, and once more with another if the first has ended.
-    async fn call(
+    /// One request with a token, and once more with another if the first has ended, and what is made of its answer.
+    async fn call<T: DeserializeOwned, U>(
         &self,
         operation: Operation,
-        url: &Url,
         body: &impl Serialize,
         len: usize,
-    ) -> Result<Answer, RootKeyError> {
+        used: impl FnOnce(&Answer, T) -> Result<U, RootKeyError>,
+    ) -> Result<U, RootKeyError> {
         let token = self.tokens.get().await?;
-        let mut answer = self.send(url, body, len, token.as_ref()).await?;
+        let (mut attempt, mut answer) = self.send(operation, body, len, token.as_ref()).await?;
         if answer.status == 401
             && let Some(token) = &token
         {
+            attempt.end_with_token(answer.request_id().as_deref());
             let other = self.tokens.replace(token).await?;
-            answer = self.send(url, body, len, Some(&other)).await?;
+            further_request()?;
+            (attempt, answer) = self.send(operation, body, len, Some(&other)).await?;
         }
-        if answer.is_success() { Ok(answer) } else { Err(classify(operation, &self.name, &answer)) }
+        let outcome = if answer.is_success() {
+            self.http.parse(&answer).and_then(|reply| used(&answer, reply))
+        } else {
+            Err(classify(operation, &self.name, &answer))
+        };
+        attempt.end(&outcome, answer.request_id().as_deref());
+        outcome
     }
 
     async fn send(
         &self,
-        url: &Url,
+        operation: Operation,
         body: &impl Serialize,
         len: usize,
         token: Option<&Arc<AccessToken>>,
-    ) -> Result<Answer, RootKeyError> {
+    ) -> Result<(Attempt, Answer), RootKeyError> {
+        let url = match operation {
+            Operation::Encrypt => &self.encrypt,
+            Operation::Decrypt => &self.decrypt,
+        };
         let mut request = self.http.post(url.clone());
         if let Some(token) = token {
             request = request.header(reqwest::header::AUTHORIZATION, token.header());
         }
-        self.http.send(with_json(request, body, len)).await
+        let attempt = Attempt::begin(GCP.name, operation.name());
+        attempt.until_answered(self.http.send(with_json(request, body, len))).await
     }
 
     /// Whether `version` is a version of our key.
@@ -189,22 +204,24 @@ impl RootKey for GcpKmsRootKey {
             additional_authenticated_data: &aad_text,
             additional_authenticated_data_crc32c: crc32c::crc32c(&aad).to_string(),
         };
-        let answer = self.call(Operation::Encrypt, &self.encrypt, &body, REQUEST_BYTES + aad_text.len()).await?;
-        let reply: Encrypted = self.http.parse(&answer)?;
-        if !self.is_ours(&reply.name) {
-            return Err(self.http.nonsense("it names another key than the one it was asked for"));
-        }
-        if !(reply.verified_plaintext_crc32c && reply.verified_additional_authenticated_data_crc32c) {
-            return Err(self.http.nonsense("it does not confirm the checksums that were sent"));
-        }
-        let ciphertext = STANDARD.decode(&reply.ciphertext).unwrap_or_default();
-        if !reply.ciphertext_crc32c.is_of(&ciphertext) {
-            return Err(self.http.nonsense("its ciphertext does not match its checksum"));
-        }
-        if ciphertext.is_empty() || ciphertext.len() > MAX_CIPHERTEXT_BYTES {
-            return Err(self.http.nonsense("its ciphertext is missing or too long"));
-        }
-        Ok(ciphertext)
+        self.call(Operation::Encrypt, &body, REQUEST_BYTES + aad_text.len(), |answer, reply: Encrypted| {
+            let nonsense = |what| self.http.nonsense(answer, what);
+            if !self.is_ours(&reply.name) {
+                return Err(nonsense("it names another key than the one it was asked for"));
+            }
+            if !(reply.verified_plaintext_crc32c && reply.verified_additional_authenticated_data_crc32c) {
+                return Err(nonsense("it does not confirm the checksums that were sent"));
+            }
+            let ciphertext = STANDARD.decode(&reply.ciphertext).unwrap_or_default();
+            if !reply.ciphertext_crc32c.is_of(&ciphertext) {
+                return Err(nonsense("its ciphertext does not match its checksum"));
+            }
+            if ciphertext.is_empty() || ciphertext.len() > MAX_CIPHERTEXT_BYTES {
+                return Err(nonsense("its ciphertext is missing or too long"));
+            }
+            Ok(ciphertext)
+        })
+        .await
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
@@ -220,16 +237,18 @@ impl RootKey for GcpKmsRootKey {
             additional_authenticated_data_crc32c: crc32c::crc32c(&aad).to_string(),
         };
         let len = REQUEST_BYTES + aad_text.len() + ciphertext.len();
-        let answer = self.call(Operation::Decrypt, &self.decrypt, &body, len).await?;
-        let reply: Decrypted = self.http.parse(&answer)?;
-        let text = reply.plaintext.as_ref().map_or("", |text| text.0.as_str());
-        // First whether the answer came through unharmed: a damaged one says nothing about the record.
-        let bytes = base64_key::decode(text).ok_or_else(|| self.http.nonsense("its plaintext is not base64"))?;
-        if !reply.plaintext_crc32c.is_of(&bytes) {
-            return Err(self.http.nonsense("its plaintext does not match its checksum"));
-        }
-        // Cloud KMS vouches for what it decrypts, so another length was wrapped as something else than a KEK.
-        SecretKey::from_slice(&bytes).map_err(|_| RootKeyError::Rejected)
+        self.call(Operation::Decrypt, &body, len, |answer, reply: Decrypted| {
+            let text = reply.plaintext.as_ref().map_or("", |text| text.0.as_str());
+            // First whether the answer came through unharmed: a damaged one says nothing about the record.
+            let bytes =
+                base64_key::decode(text).ok_or_else(|| self.http.nonsense(answer, "its plaintext is not base64"))?;
+            if !reply.plaintext_crc32c.is_of(&bytes) {
+                return Err(self.http.nonsense(answer, "its plaintext does not match its checksum"));
+            }
+            // Cloud KMS vouches for what it decrypts, so another length was wrapped as something else than a KEK.
+            SecretKey::from_slice(&bytes).map_err(|_| RootKeyError::Rejected)
+        })
+        .await
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {

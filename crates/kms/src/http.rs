@@ -1,18 +1,21 @@
 //! The REST client that Vault and Google Cloud KMS are reached with.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{borrow::Cow, fmt, path::Path, time::Duration};
 
 use bytes::Bytes;
 use keystrata_hierarchy::RootKeyError;
 use reqwest::{Certificate, RequestBuilder, Url, header, redirect, retry};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{
+    attempt::{self, with_request_id},
     open::OpenRootError,
     text::{Said, chain},
 };
 
+/// Where services, or what stands in front of them, put the id of a request. Vault has it in its body.
+const REQUEST_ID_HEADERS: [&str; 3] = ["x-goog-request-id", "x-request-id", "x-cloud-trace-context"];
 /// Longest answer that is read: several times the longest wrapped key that a record holds, and nothing to fill memory with.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Longest file of credentials or certificates.
@@ -28,10 +31,11 @@ pub(crate) struct Http {
     timeout: Duration,
 }
 
-/// An answer's status and body; its headers are not kept.
+/// An answer's status and body. Of its headers the id of the request alone is kept.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     body: Zeroizing<Vec<u8>>,
+    request_id: Option<String>,
 }
 
 impl Http {
@@ -63,6 +67,11 @@ impl Http {
         Ok(Self { client, service, timeout })
     }
 
+    /// Longest time that a request may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(crate) fn post(&self, url: Url) -> RequestBuilder {
         self.client.post(url)
     }
@@ -75,15 +84,17 @@ impl Http {
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Answer, RootKeyError> {
         let mut response = request.send().await.map_err(|error| self.failed(error))?;
         let status = response.status().as_u16();
+        let request_id = REQUEST_ID_HEADERS.iter().find_map(|name| response.headers().get(*name)?.to_str().ok());
+        let request_id = request_id.and_then(attempt::request_id).map(str::to_owned);
         // All of it at once: a buffer that grows would leave parts of a plaintext behind unwiped.
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(error))? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-                return Err(self.nonsense("it is longer than 64 KiB"));
+                return Err(self.not_used(request_id.as_deref(), "it is longer than 64 KiB"));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status, body })
+        Ok(Answer { status, body, request_id })
     }
 
     fn failed(&self, error: reqwest::Error) -> RootKeyError {
@@ -103,14 +114,19 @@ impl Http {
     }
 
     /// An answer that the service would not give.
-    pub(crate) fn nonsense(&self, what: &str) -> RootKeyError {
-        RootKeyError::unavailable(format!("the answer of {} is not used: {what}; check the address", self.service))
+    pub(crate) fn nonsense(&self, answer: &Answer, what: &str) -> RootKeyError {
+        self.not_used(answer.request_id().as_deref(), what)
+    }
+
+    fn not_used(&self, request_id: Option<&str>, what: &str) -> RootKeyError {
+        let (service, end) = (self.service, with_request_id(request_id));
+        RootKeyError::unavailable(format!("the answer of {service} is not used: {what}; check the address{end}"))
     }
 
     /// The answer's body as JSON of this shape.
     pub(crate) fn parse<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, RootKeyError> {
         // The parser's error is dropped: it quotes values.
-        answer.json().ok_or_else(|| self.nonsense("it is not the JSON that was to be expected"))
+        answer.json().ok_or_else(|| self.nonsense(answer, "it is not the JSON that was to be expected"))
     }
 }
 
@@ -123,7 +139,21 @@ impl fmt::Debug for Http {
 impl Answer {
     #[cfg(test)]
     pub(crate) fn of(status: u16, body: &str) -> Self {
-        Self { status, body: Zeroizing::new(body.as_bytes().to_vec()) }
+        Self { status, body: Zeroizing::new(body.as_bytes().to_vec()), request_id: None }
+    }
+
+    /// What the service calls the request, by a header or by what its answer says.
+    pub(crate) fn request_id(&self) -> Option<Cow<'_, str>> {
+        #[derive(Deserialize)]
+        struct Body<'a> {
+            #[serde(borrow, default)]
+            request_id: Option<Cow<'a, str>>,
+        }
+        if let Some(id) = &self.request_id {
+            return Some(Cow::Borrowed(id));
+        }
+        let id = serde_json::from_slice::<Body<'_>>(&self.body).ok()?.request_id?;
+        attempt::request_id(&id).is_some().then_some(id)
     }
 
     pub(crate) fn is_success(&self) -> bool {
@@ -166,22 +196,45 @@ pub(crate) async fn read_certificates(path: &Path) -> Result<Vec<Certificate>, O
 }
 
 /// A small file, read off the async threads and wiped when dropped.
+///
+/// Not a pipe, a device or a folder: reading one may never end, on a thread that then never comes back.
 pub(crate) async fn read_file(what: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, OpenRootError> {
     let owned = path.to_owned();
-    let read = move || -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let read = move || -> Result<Zeroizing<Vec<u8>>, String> {
         use std::io::Read;
-        let file = std::fs::File::open(owned)?;
-        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(MAX_FILE_BYTES);
+        let io = |error: std::io::Error| chain(&error);
+        let file = open_without_waiting(&owned).map_err(io)?;
+        // Asked of the open file, not of the path, which may name another file by now.
+        let facts = file.metadata().map_err(io)?;
+        if !facts.is_file() {
+            return Err("it is not a regular file".into());
+        }
+        let len = usize::try_from(facts.len()).unwrap_or(usize::MAX).min(MAX_FILE_BYTES);
         let mut bytes = Zeroizing::new(Vec::with_capacity(len + 1));
-        file.take(MAX_FILE_BYTES as u64).read_to_end(&mut bytes)?;
+        file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err("it is longer than 1 MiB".into());
+        }
         Ok(bytes)
     };
     let failed = |why: String| OpenRootError::File { what, path: path.into(), why };
     match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(failed(chain(&error))),
+        Ok(read) => read.map_err(failed),
         Err(stopped) => Err(failed(chain(&stopped))),
     }
+}
+
+#[cfg(unix)]
+fn open_without_waiting(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Without this flag, opening a pipe waits for somebody to write to it.
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("one low bit");
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+#[cfg(not(unix))]
+fn open_without_waiting(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::open(path)
 }
 
 #[cfg(test)]
@@ -201,9 +254,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_may_say_what_its_request_is_called() {
+        let id = |body: &str| Answer::of(200, body).request_id().map(Cow::into_owned);
+        assert_eq!(id(r#"{"request_id":"9f-1","data":{"plaintext":"x"}}"#).as_deref(), Some("9f-1"));
+        for none in ["", "<html>", "{}", r#"{"request_id":7}"#, r#"{"request_id":"a\nb"}"#] {
+            assert_eq!(id(none), None, "{none}");
+        }
+    }
+
     #[tokio::test]
     async fn a_file_that_is_not_there_is_named() {
         let message = read_certificates(Path::new("/nowhere/ca.pem")).await.unwrap_err().to_string();
         assert!(message.contains("/nowhere/ca.pem") && !message.contains('\n'), "{message}");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_might_never_end_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), folder.path()] {
+            let message = read_file("the token file", path).await.unwrap_err().to_string();
+            assert!(message.contains("not a regular file"), "{message}");
+        }
+        let long = folder.path().join("long");
+        std::fs::write(&long, vec![b'x'; MAX_FILE_BYTES + 1]).unwrap();
+        let message = read_file("the token file", &long).await.unwrap_err().to_string();
+        assert!(message.contains("longer than 1 MiB"), "{message}");
+        std::fs::write(&long, vec![b'x'; MAX_FILE_BYTES]).unwrap();
+        assert_eq!(read_file("the token file", &long).await.unwrap().len(), MAX_FILE_BYTES);
     }
 }

@@ -38,6 +38,8 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+#[cfg(any(feature = "aws", feature = "vault", feature = "gcp"))]
+mod attempt;
 #[cfg(feature = "aws")]
 mod aws;
 #[cfg(any(feature = "vault", feature = "gcp"))]
@@ -58,6 +60,8 @@ mod signals;
 mod text;
 mod timed;
 mod timer;
+#[cfg(any(feature = "vault", feature = "gcp"))]
+mod turn;
 mod uri;
 #[cfg(feature = "vault")]
 mod vault;

@@ -13,8 +13,10 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
+use keystrata_memory::ProcessLocal;
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
 pub use self::config::{VaultAuth, VaultSecret, VaultTransitConfig};
 use self::{
@@ -22,9 +24,12 @@ use self::{
     login::{Login, Token},
 };
 use crate::{
+    attempt::Attempt,
     base64_key::{self, SecretText},
+    budget::further_request,
     http::{Answer, Http, with_json},
     open::OpenRootError,
+    turn::Turn,
     uri::VAULT,
 };
 
@@ -62,7 +67,14 @@ pub struct VaultTransitRootKey {
     /// `https://vault.example:8200/v1/transit/`
     mount: Url,
     key: String,
-    is_known_derived: AtomicBool,
+    /// A forked child asks anew.
+    derivation: ProcessLocal<Derivation>,
+}
+
+/// Whether the key is known to be derived, and whose turn it is to ask.
+struct Derivation {
+    is_known: AtomicBool,
+    turn: Turn,
 }
 
 /// Beside the context, a request's JSON has at most this many bytes.
@@ -116,66 +128,126 @@ impl VaultTransitRootKey {
         let parts = config.into_parts().await?;
         let mount =
             parts.api.join(&format!("{}/", parts.mount)).map_err(|_| VAULT.malformed("the mount is not a path"))?;
+        // The question may take as long as it takes to get two tokens, and to ask with each.
+        let limit = parts.http.timeout() * 8;
+        let derivation =
+            ProcessLocal::new(move || Derivation { is_known: AtomicBool::new(false), turn: Turn::new(limit) });
         Ok(Self {
             id,
             login: Login::new(parts.http.clone(), parts.api, parts.namespace, parts.credentials),
             http: parts.http,
             mount,
             key: parts.key,
-            is_known_derived: AtomicBool::new(false),
+            derivation,
         })
     }
 
-    /// One request for this key, after whatever it needs first.
-    async fn call(&self, operation: Operation, request: &Request<'_>) -> Result<Answer, RootKeyError> {
-        if !self.is_known_derived.load(Ordering::Relaxed) {
-            self.check_derived().await?;
-            self.is_known_derived.store(true, Ordering::Relaxed);
+    /// One request for this key, after whatever it needs first, and what is made of its answer.
+    async fn call<T: DeserializeOwned, U>(
+        &self,
+        operation: Operation,
+        request: &Request<'_>,
+        used: impl FnOnce(&Answer, T) -> Result<U, RootKeyError>,
+    ) -> Result<U, RootKeyError> {
+        self.know_derived().await?;
+        let used = |answer: &Answer| {
+            if !answer.is_success() {
+                return Err(classify(operation, &self.key, answer));
+            }
+            let reply: Reply<T> = self.http.parse(answer)?;
+            used(answer, reply.data)
+        };
+        self.authorised(operation, request, used).await
+    }
+
+    /// Asks once, one for all, whether the key is derived.
+    async fn know_derived(&self) -> Result<(), RootKeyError> {
+        let derivation = self.derivation.get();
+        if derivation.is_known.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        let answer = self.authorised(operation, request).await?;
-        if answer.is_success() { Ok(answer) } else { Err(classify(operation, &self.key, &answer)) }
+        let began = Instant::now();
+        let claim = derivation.turn.take().await;
+        if derivation.is_known.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Some(error) = claim.failure_since(began) {
+            return Err(error);
+        }
+        claim.noted(self.check_derived().await)?;
+        derivation.is_known.store(true, Ordering::Relaxed);
+        // The question has used up what this call was admitted for.
+        further_request()
     }
 
     /// A derived key does nothing without a context; Vault lets any other key ignore ours.
     async fn check_derived(&self) -> Result<(), RootKeyError> {
         let operation = Operation::DataKey;
         let request = Request { bits: Some(256), ..Request::EMPTY };
-        let answer = self.authorised(operation, &request).await?;
-        if answer.is_success() {
-            let _: Reply<DataKey> = self.http.parse(&answer)?; // a page of something in between proves nothing
-            return Err(RootKeyError::denied(format!(
-                "the transit key {} is not derived, so it would ignore which account a key belongs to: make another with \
-                 derived=true",
-                self.key
-            )));
-        }
-        if error::says_context_is_missing(&answer) { Ok(()) } else { Err(classify(operation, &self.key, &answer)) }
+        self.authorised(operation, &request, |answer| {
+            if answer.is_success() {
+                let _: Reply<DataKey> = self.http.parse(answer)?; // a page of something in between proves nothing
+                return Err(RootKeyError::denied(format!(
+                    "the transit key {} is not derived, so it would ignore which account a key belongs to: make another \
+                     with derived=true",
+                    self.key
+                )));
+            }
+            if error::says_context_is_missing(answer) { Ok(()) } else { Err(classify(operation, &self.key, answer)) }
+        })
+        .await
     }
 
     /// One request with a token, and once more with another if the first has ended.
-    async fn authorised(&self, operation: Operation, request: &Request<'_>) -> Result<Answer, RootKeyError> {
+    async fn authorised<T>(
+        &self,
+        operation: Operation,
+        request: &Request<'_>,
+        used: impl FnOnce(&Answer) -> Result<T, RootKeyError>,
+    ) -> Result<T, RootKeyError> {
         let token = self.login.token().await?;
-        let answer = self.send(operation, request, &token).await?;
-        if answer.status != 403 {
-            return Ok(answer);
+        let (mut attempt, mut answer) = self.send(operation, request, &token).await?;
+        if answer.status == 403 {
+            let other = match self.login.replace(&token).await {
+                Ok(other) => other,
+                Err(error) => {
+                    attempt.end_with_token(answer.request_id().as_deref());
+                    return Err(error);
+                }
+            };
+            if let Some(other) = other {
+                attempt.end_with_token(answer.request_id().as_deref());
+                further_request()?;
+                (attempt, answer) = self.send(operation, request, &other).await?;
+                // A refusal is the policy's word only if this token is good; it may have ended just as well as the first.
+                if answer.status == 403 && !matches!(self.login.replace(&other).await, Ok(None)) {
+                    attempt.end_with_token(answer.request_id().as_deref());
+                    return Err(RootKeyError::unavailable(
+                        "Vault's token was replaced and the new one refused too: try again",
+                    ));
+                }
+            }
         }
-        let Some(other) = self.login.replace(&token).await? else { return Ok(answer) };
-        let answer = self.send(operation, request, &other).await?;
-        // A refusal is the policy's word only if this token is good; it may have ended just as well as the first.
-        if answer.status == 403 && self.login.replace(&other).await?.is_some() {
-            return Err(RootKeyError::unavailable("Vault's token was replaced twice and refused each time: try again"));
-        }
-        Ok(answer)
+        let outcome = used(&answer);
+        attempt.end(&outcome, answer.request_id().as_deref());
+        outcome
     }
 
-    async fn send(&self, operation: Operation, request: &Request<'_>, token: &Token) -> Result<Answer, RootKeyError> {
+    async fn send(
+        &self,
+        operation: Operation,
+        request: &Request<'_>,
+        token: &Token,
+    ) -> Result<(Attempt, Answer), RootKeyError> {
         let url = self.mount.join(&format!("{}/{}", operation.path(), self.key)).expect("names were checked");
         let capacity = REQUEST_BYTES + request.context.map_or(0, str::len) + request.ciphertext.map_or(0, str::len);
-        self.http.send(with_json(self.login.with_token(self.http.post(url), token), request, capacity)).await
+        let request = with_json(self.login.with_token(self.http.post(url), token), request, capacity);
+        let attempt = Attempt::begin(VAULT.name, operation.name());
+        attempt.until_answered(self.http.send(request)).await
     }
 
-    fn wrapped(&self, text: &str) -> Result<Vec<u8>, RootKeyError> {
-        ciphertext::to_bytes(text).ok_or_else(|| self.http.nonsense("its ciphertext is not one of transit"))
+    fn wrapped(&self, answer: &Answer, text: &str) -> Result<Vec<u8>, RootKeyError> {
+        ciphertext::to_bytes(text).ok_or_else(|| self.http.nonsense(answer, "its ciphertext is not one of transit"))
     }
 }
 
@@ -195,32 +267,33 @@ impl RootKey for VaultTransitRootKey {
     async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
         let (plaintext, context) = (base64_key::encode(secret), STANDARD.encode(context.to_aad()));
         let request = Request { plaintext: Some(&plaintext), context: Some(&context), ..Request::EMPTY };
-        let answer = self.call(Operation::Encrypt, &request).await?;
-        let reply: Reply<Ciphertext> = self.http.parse(&answer)?;
-        self.wrapped(&reply.data.ciphertext)
+        let used = |answer: &Answer, data: Ciphertext| self.wrapped(answer, &data.ciphertext);
+        self.call(Operation::Encrypt, &request, used).await
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
         let ciphertext = ciphertext::to_text(wrapped).ok_or(RootKeyError::Rejected)?;
         let context = STANDARD.encode(context.to_aad());
         let request = Request { ciphertext: Some(&ciphertext), context: Some(&context), ..Request::EMPTY };
-        let answer = self.call(Operation::Decrypt, &request).await?;
-        let reply: Reply<Plaintext> = self.http.parse(&answer)?;
-        // Vault vouches for what it decrypts, so another length was wrapped as something else than a KEK.
-        let bytes = base64_key::decode(&reply.data.plaintext.0)
-            .ok_or_else(|| self.http.nonsense("its plaintext is not base64"))?;
-        SecretKey::from_slice(&bytes).map_err(|_| RootKeyError::Rejected)
+        let used = |answer: &Answer, data: Plaintext| {
+            // Vault vouches for what it decrypts, so another length was wrapped as something else than a KEK.
+            let bytes = base64_key::decode(&data.plaintext.0)
+                .ok_or_else(|| self.http.nonsense(answer, "its plaintext is not base64"))?;
+            SecretKey::from_slice(&bytes).map_err(|_| RootKeyError::Rejected)
+        };
+        self.call(Operation::Decrypt, &request, used).await
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
         let context = STANDARD.encode(context.to_aad());
         let request = Request { context: Some(&context), bits: Some(256), ..Request::EMPTY };
-        let answer = self.call(Operation::DataKey, &request).await?;
-        let reply: Reply<DataKey> = self.http.parse(&answer)?;
-        let secret = base64_key::decode(&reply.data.plaintext.0)
-            .and_then(|bytes| SecretKey::from_slice(&bytes).ok())
-            .ok_or_else(|| self.http.nonsense("its plaintext is not a key of 32 bytes"))?;
-        Ok(GeneratedKey { secret, wrapped: self.wrapped(&reply.data.ciphertext)? })
+        let used = |answer: &Answer, data: DataKey| {
+            let secret = base64_key::decode(&data.plaintext.0)
+                .and_then(|bytes| SecretKey::from_slice(&bytes).ok())
+                .ok_or_else(|| self.http.nonsense(answer, "its plaintext is not a key of 32 bytes"))?;
+            Ok(GeneratedKey { secret, wrapped: self.wrapped(answer, &data.ciphertext)? })
+        };
+        self.call(Operation::DataKey, &request, used).await
     }
 
     /// To this key's newest version.
@@ -237,8 +310,7 @@ impl RootKey for VaultTransitRootKey {
         // As a context, which derives the key. Additional data would be ignored here.
         let context = STANDARD.encode(context.to_aad());
         let request = Request { ciphertext: Some(&ciphertext), context: Some(&context), ..Request::EMPTY };
-        let answer = self.call(Operation::Rewrap, &request).await?;
-        let reply: Reply<Ciphertext> = self.http.parse(&answer)?;
-        self.wrapped(&reply.data.ciphertext).map(Some)
+        let used = |answer: &Answer, data: Ciphertext| self.wrapped(answer, &data.ciphertext).map(Some);
+        self.call(Operation::Rewrap, &request, used).await
     }
 }

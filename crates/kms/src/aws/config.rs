@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::Client;
+use aws_types::service_config::ServiceConfigKey;
 
-use super::arn::{KeyArn, region_of};
+use super::{
+    arn::{KeyArn, region_of},
+    unlogged,
+};
 use crate::{
     open::OpenRootError,
     uri::{AWS, Uri},
@@ -80,7 +84,7 @@ impl AwsKmsConfig {
         if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
-        let config = loader.load().await;
+        let config = unlogged(Box::pin(loader.load())).await;
         if config.region().is_none() {
             return Err(OpenRootError::Unusable {
                 what:
@@ -89,10 +93,7 @@ impl AwsKmsConfig {
                 source: None,
             });
         }
-        // What the environment says holds where the parameter does not. Endpoints of a profile's `services` section are not within reach here.
-        let ours = self.endpoint.as_deref();
-        let specific = std::env::var("AWS_ENDPOINT_URL_KMS").ok().filter(|url| !url.is_empty() && ours.is_none());
-        if ![config.endpoint_url(), specific.as_deref()].into_iter().flatten().all(is_safe_endpoint) {
+        if self.endpoint.is_none() && !configured_endpoints(&config).iter().all(|url| is_safe_endpoint(url)) {
             return Err(OpenRootError::Unusable {
                 what:
                     "the AWS endpoint of the environment or the profile is not https, nor http on this machine, or it \
@@ -103,6 +104,15 @@ impl AwsKmsConfig {
         }
         Ok(Client::new(&config))
     }
+}
+
+/// What the environment and the profile name: for KMS, in `AWS_ENDPOINT_URL_KMS` or in the profile's section of services,
+/// and for all services.
+fn configured_endpoints(config: &SdkConfig) -> Vec<String> {
+    // As the SDK itself asks when it makes a client of this.
+    let key = ServiceConfigKey::builder().service_id("KMS").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+    let specific = key.ok().and_then(|key| config.service_config()?.load_config(key));
+    specific.into_iter().chain(config.endpoint_url().map(str::to_owned)).collect()
 }
 
 /// Whether keys may travel there: by TLS, or without leaving the machine. A user's name and password would end up in
@@ -125,7 +135,10 @@ fn is_safe_endpoint(url: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(deprecated, reason = "the names it asks for instead are in a crate that nothing else here needs")]
 mod tests {
+    use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+
     use super::*;
 
     fn parse(text: &str) -> Result<AwsKmsConfig, OpenRootError> {
@@ -168,6 +181,23 @@ mod tests {
         ] {
             assert!(matches!(parse(text), Err(OpenRootError::Malformed { .. })), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn endpoints_of_a_profile_are_held_to_the_same() {
+        let open = async |lines: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("config");
+            std::fs::write(&file, format!("[profile p]\nregion = eu-west-1\n{lines}\n")).unwrap();
+            let files = ProfileFiles::builder().with_file(ProfileFileKind::Config, file).build();
+            let loader = aws_config::defaults(BehaviorVersion::latest()).profile_name("p").profile_files(files);
+            configured_endpoints(&loader.load().await)
+        };
+        let services = "services = s\n[services s]\nkms =\n  endpoint_url = http://kms.example";
+        assert_eq!(open(services).await, ["http://kms.example"]);
+        let all = open("endpoint_url = http://all.example").await;
+        assert!(!all.is_empty() && all.iter().all(|url| url == "http://all.example"), "{all:?}");
+        assert!(open("").await.is_empty());
     }
 
     #[test]

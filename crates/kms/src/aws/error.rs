@@ -2,13 +2,13 @@
 
 use std::error::Error;
 
-use aws_sdk_kms::{
-    error::{ProvideErrorMetadata, SdkError},
-    operation::RequestId,
-};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use keystrata_hierarchy::RootKeyError;
 
-use crate::text::{Said, chain, one_line};
+use crate::{
+    attempt::with_request_id,
+    text::{Said, chain, one_line},
+};
 
 /// A request to KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,17 @@ pub(super) enum Operation {
 }
 
 impl Operation {
+    /// The word in logs: the request's name in AWS's own.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::GenerateDataKey => "GenerateDataKey",
+            Self::Encrypt => "Encrypt",
+            Self::Decrypt => "Decrypt",
+            Self::ReEncrypt => "ReEncrypt",
+            Self::DescribeKey => "DescribeKey",
+        }
+    }
+
     /// The IAM actions it needs.
     fn action(self) -> &'static str {
         match self {
@@ -57,6 +68,8 @@ pub enum AwsErrorClass {
     Credentials,
     /// [`RootKeyError::Unavailable`]: the clock of this machine or of AWS is off.
     Clock,
+    /// [`RootKeyError::Unavailable`]: the custom key store that holds the key is disconnected or fails.
+    KeyStore,
     /// [`RootKeyError::Unavailable`]: KMS or something behind it fails.
     Down,
 }
@@ -68,6 +81,7 @@ pub enum AwsErrorClass {
 /// | `ThrottlingException`, `Throttling`, `ThrottledException`, `RequestThrottled`, `RequestThrottledException`, `TooManyRequestsException`, `LimitExceededException`, `RequestLimitExceeded`, `SlowDown`, `BandwidthLimitExceeded`; any other with status 429 | throttled |
 /// | `AccessDeniedException`, `AccessDenied`, `OptInRequired`, `NotAuthorized` | denied: permission |
 /// | `DisabledException`, `KMSInvalidStateException` (pending deletion, pending import) | denied: the key's state |
+/// | `KMSInvalidStateException` whose words are about a custom key store, which this function does not see; `CustomKeyStoreInvalidStateException` | unavailable: the key store |
 /// | `NotFoundException` | denied: no such key |
 /// | `InvalidKeyUsageException`, `InvalidArnException`, `InvalidGrantTokenException`, `UnsupportedOperationException`, `ValidationException`, `DryRunOperationException` | denied: the request |
 /// | `IncorrectKeyException`, `InvalidCiphertextException` | rejected |
@@ -92,6 +106,7 @@ pub fn class_of(code: &str, status: u16) -> AwsErrorClass {
         | "BandwidthLimitExceeded" => Class::Throttled,
         "AccessDeniedException" | "AccessDenied" | "OptInRequired" | "NotAuthorized" => Class::Forbidden,
         "DisabledException" | "KMSInvalidStateException" => Class::Unfit,
+        "CustomKeyStoreInvalidStateException" => Class::KeyStore,
         "NotFoundException" => Class::NoKey,
         "InvalidKeyUsageException"
         | "InvalidArnException"
@@ -118,33 +133,46 @@ pub fn class_of(code: &str, status: u16) -> AwsErrorClass {
     }
 }
 
-/// The one place where an error of the SDK becomes one of ours.
-///
-/// The SDK's error is not kept as the cause: its `Debug` shows whole answers.
-pub(super) fn classify<E>(operation: Operation, key: &str, error: &SdkError<E>) -> RootKeyError
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    match error {
-        SdkError::ServiceError(answer) => {
-            let code = answer.err().code().unwrap_or_default();
-            let status = answer.raw().status().as_u16();
-            if (200..300).contains(&status) {
-                return nonsense(operation, key, "it is not an answer of KMS: check the endpoint");
+/// A request that was sent, for messages.
+pub(super) struct Asked<'a> {
+    pub(super) operation: Operation,
+    pub(super) key: &'a str,
+    pub(super) request_id: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// The one place where an error of the SDK becomes one of ours.
+    ///
+    /// The SDK's error is not kept as the cause: its `Debug` shows whole answers.
+    pub(super) fn classify<E>(&self, error: &SdkError<E>) -> RootKeyError
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let Self { operation, key, request_id } = *self;
+        match error {
+            SdkError::ServiceError(answer) => {
+                let code = answer.err().code().unwrap_or_default();
+                let status = answer.raw().status().as_u16();
+                if (200..300).contains(&status) {
+                    return self.nonsense("it is not an answer of KMS: check the endpoint");
+                }
+                of_answer(operation, key, &Told { code, status, message: answer.err().message(), request: request_id })
             }
-            of_answer(
-                operation,
-                key,
-                &Told { code, status, message: answer.err().message(), request: error.request_id() },
-            )
+            SdkError::TimeoutError(_) => RootKeyError::unavailable(format!(
+                "AWS KMS did not answer {operation:?} for {key} in time: check the network, then the attempt timeout"
+            )),
+            SdkError::ResponseError(_) => self.nonsense("it is not an answer of KMS: check the endpoint"),
+            // Failed before an answer: no credentials, no network, no certificate. The chain tells.
+            SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => before_answer(operation, key, error),
+            _ => RootKeyError::unavailable(format!("AWS KMS did not answer {operation:?} for {key}")),
         }
-        SdkError::TimeoutError(_) => RootKeyError::unavailable(format!(
-            "AWS KMS did not answer {operation:?} for {key} in time: check the network, then the attempt timeout"
-        )),
-        SdkError::ResponseError(_) => nonsense(operation, key, "it is not an answer of KMS: check the endpoint"),
-        // Failed before an answer: no credentials, no network, no certificate. The chain tells.
-        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => before_answer(operation, key, error),
-        _ => RootKeyError::unavailable(format!("AWS KMS did not answer {operation:?} for {key}")),
+    }
+
+    /// An answer that KMS would not give.
+    pub(super) fn nonsense(&self, what: &str) -> RootKeyError {
+        let Self { operation, key, request_id } = self;
+        let end = with_request_id(*request_id);
+        RootKeyError::unavailable(format!("the answer of AWS KMS to {operation:?} for {key} is not used: {what}{end}"))
     }
 }
 
@@ -169,14 +197,34 @@ struct Told<'a> {
     request: Option<&'a str>,
 }
 
+/// AWS gives one code to a key that somebody scheduled for deletion and to one whose custom key store (`CloudHSM`, or an
+/// external one) does not answer, and tells the two apart in words alone. The second passes when the store is back.
+fn class_of_told(told: &Told<'_>) -> AwsErrorClass {
+    let class = class_of(told.code, told.status);
+    if class == AwsErrorClass::Unfit && told.message.is_some_and(is_about_a_key_store) {
+        return AwsErrorClass::KeyStore;
+    }
+    class
+}
+
+fn is_about_a_key_store(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let is_about_the_key = ["pending deletion", "pendingdeletion", "pending import", "pendingimport", "disabled"]
+        .iter()
+        .any(|words| message.contains(words));
+    let is_about_a_store = ["key store", "keystore", "cloudhsm", "external key", "xks", "is unavailable"]
+        .iter()
+        .any(|words| message.contains(words));
+    is_about_a_store && !is_about_the_key
+}
+
 fn of_answer(operation: Operation, key: &str, told: &Told<'_>) -> RootKeyError {
     use AwsErrorClass as Class;
     let code = one_line(if told.code.is_empty() { "an error without a code" } else { told.code });
-    let request = one_line(told.request.unwrap_or("none"));
-    let end = format!("({operation:?}, {code}, status {}, request id {request})", told.status);
+    let end = format!("({operation:?}, {code}, status {}{})", told.status, with_request_id(told.request));
     // KMS's own words, for the classes in which they tell more than the code and cannot hold a part of the request.
     let source = told.message.map(Said::cause);
-    match class_of(told.code, told.status) {
+    match class_of_told(told) {
         Class::Throttled => RootKeyError::Throttled { message: format!("AWS KMS asks to slow down {end}"), source },
         Class::Forbidden => RootKeyError::Denied {
             message: format!(
@@ -208,15 +256,14 @@ fn of_answer(operation: Operation, key: &str, told: &Told<'_>) -> RootKeyError {
         Class::Clock => {
             RootKeyError::unavailable(format!("AWS finds the request's time wrong: set this machine's clock {end}"))
         }
+        Class::KeyStore => RootKeyError::Unavailable {
+            message: format!("the custom key store of the AWS KMS key {key} does not answer: connect it {end}"),
+            source,
+        },
         Class::Rejected | Class::Down => {
             RootKeyError::Unavailable { message: format!("AWS KMS fails for {key}: try again later {end}"), source }
         }
     }
-}
-
-/// An answer that KMS would not give.
-pub(super) fn nonsense(operation: Operation, key: &str, what: &str) -> RootKeyError {
-    RootKeyError::unavailable(format!("the answer of AWS KMS to {operation:?} for {key} is not used: {what}"))
 }
 
 #[cfg(test)]
@@ -259,6 +306,30 @@ mod tests {
         }
         assert_eq!(class_of("", 429), AwsErrorClass::Throttled);
         assert_eq!(class_of("", 503), AwsErrorClass::Down);
+    }
+
+    #[test]
+    fn a_key_whose_store_is_away_is_not_denied() {
+        let told =
+            |message| Told { code: "KMSInvalidStateException", status: 400, message: Some(message), request: None };
+        let of = |message| of_answer(Operation::Decrypt, "arn:k", &told(message));
+        for message in [
+            "The custom key store is disconnected.",
+            "KMS cannot communicate with the external key store proxy.",
+            "The request failed because the AWS CloudHSM cluster is not active.",
+            "arn:k is unavailable.",
+        ] {
+            assert!(matches!(of(message), RootKeyError::Unavailable { .. }), "{message}");
+        }
+        for message in [
+            "arn:k is pending deletion.",
+            "arn:k in a custom key store is pending deletion.",
+            "arn:k is pending import.",
+            "The key is not in a state for this.",
+        ] {
+            assert!(matches!(of(message), RootKeyError::Denied { .. }), "{message}");
+        }
+        assert_eq!(class_of("CustomKeyStoreInvalidStateException", 400), AwsErrorClass::KeyStore);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use keystrata_hierarchy::RootKeyError;
 use serde::Deserialize;
 
 use crate::{
+    attempt::with_request_id,
     http::Answer,
     text::{Said, one_line},
 };
@@ -16,6 +17,14 @@ pub(super) enum Operation {
 }
 
 impl Operation {
+    /// The word in logs.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+        }
+    }
+
     fn permission(self) -> &'static str {
         match self {
             Self::Encrypt => "cloudkms.cryptoKeyVersions.useToEncrypt",
@@ -52,7 +61,8 @@ struct Told {
 /// | `INTERNAL`, `UNAVAILABLE`, `DEADLINE_EXCEEDED`, others | 5xx, 408, 499 | unavailable |
 pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> RootKeyError {
     let told = answer.json::<Body>().map(|body| body.error).unwrap_or_default();
-    let end = format!("({operation:?}, {}, status {})", one_line(&told.status), answer.status);
+    let request = with_request_id(answer.request_id().as_deref());
+    let end = format!("({operation:?}, {}, status {}{request})", one_line(&told.status), answer.status);
     let source = (!told.message.is_empty()).then(|| Said::cause(&told.message));
     let denied = |message: String| RootKeyError::Denied { message, source: source.clone() };
     let unavailable = |message: String| RootKeyError::Unavailable { message, source: source.clone() };

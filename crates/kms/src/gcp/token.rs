@@ -6,16 +6,17 @@ use std::{
 };
 
 use keystrata_hierarchy::RootKeyError;
+use keystrata_memory::ProcessLocal;
 use reqwest::{
     Url,
     header::{self, HeaderValue},
 };
 use serde::Deserialize;
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::service_account::ServiceAccount;
-use crate::{base64_key::SecretText, http::Http};
+use crate::{base64_key::SecretText, http::Http, turn::Turn};
 
 /// Where tokens come from.
 #[derive(Debug)]
@@ -37,16 +38,33 @@ impl AccessToken {
     pub(super) fn header(&self) -> HeaderValue {
         self.header.clone()
     }
+
+    /// By text: one whose renewal is put off is no other.
+    fn is_same(&self, other: &Self) -> bool {
+        self.header == other.header
+    }
+
+    /// The same, with the next try after a quarter of what is left, and not with every call.
+    fn put_off(&self, now: Instant) -> Self {
+        let due = now + self.end.saturating_duration_since(now) / 4;
+        Self { header: self.header.clone(), due, end: self.end }
+    }
 }
 
+/// The token in use, and who gets the next.
+///
+/// One caller gets it for all. Nobody is waited for longer than that may take: a caller may be on a runtime that is not
+/// driven any more. A forked child begins without a token.
 pub(super) struct Tokens {
     http: Http,
     source: Source,
+    state: ProcessLocal<State>,
+}
+
+struct State {
     current: Mutex<Option<Arc<AccessToken>>>,
-    /// Held by whoever gets a token, so that one does for all.
-    turn: AsyncMutex<()>,
-    /// When a token could last not be got, and why: an answer for all who waited meanwhile.
-    failure: Mutex<Option<(Instant, RootKeyError)>>,
+    /// Held by whoever gets a token.
+    turn: Turn,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +75,10 @@ struct Granted {
 
 impl Tokens {
     pub(super) fn new(http: Http, source: Source) -> Self {
-        Self { http, source, current: Mutex::default(), turn: AsyncMutex::default(), failure: Mutex::default() }
+        // One request, and as long again for what is not a request.
+        let limit = http.timeout() * 2;
+        let state = move || State { current: Mutex::default(), turn: Turn::new(limit) };
+        Self { http, source, state: ProcessLocal::new(state) }
     }
 
     /// A token that should be good; `None` where none is needed.
@@ -68,17 +89,14 @@ impl Tokens {
         if matches!(self.source, Source::None) {
             return Ok(None);
         }
-        let now = Instant::now();
-        match self.current() {
+        let (state, now) = (self.state.get(), Instant::now());
+        match state.current() {
             Some(token) if now < token.due => Ok(Some(token)),
-            Some(token) if now < token.end => match self.turn.try_lock() {
-                Ok(_turn) => match self.fetch().await {
-                    Ok(token) => Ok(Some(token)),
-                    Err(_) => Ok(Some(self.put_off(&token))),
-                },
-                Err(_) => Ok(Some(token)), // somebody is at it, and this one still holds
+            Some(token) if now < token.end => match state.turn.try_take() {
+                Some(_claim) => Ok(Some(self.renewed(state, &token).await)),
+                None => Ok(Some(token)), // somebody is at it, and this one still holds
             },
-            stale => self.another_than(stale.as_ref()).await.map(Some),
+            ended => self.another_than(ended.as_ref()).await.map(Some),
         }
     }
 
@@ -88,36 +106,29 @@ impl Tokens {
     }
 
     async fn another_than(&self, old: Option<&Arc<AccessToken>>) -> Result<Arc<AccessToken>, RootKeyError> {
-        let began = Instant::now();
-        let _turn = self.turn.lock().await;
-        if let Some(token) = self.current().filter(|token| !old.is_some_and(|old| Arc::ptr_eq(old, token))) {
+        let (state, began) = (self.state.get(), Instant::now());
+        let claim = state.turn.take().await;
+        if let Some(token) = state.current().filter(|token| !old.is_some_and(|old| old.is_same(token))) {
             return Ok(token); // got while this waited
         }
-        if let Some((_, error)) = lock(&self.failure).as_ref().filter(|(at, _)| *at >= began) {
-            return Err(error.clone());
+        match claim.failure_since(began) {
+            Some(error) => Err(error),
+            None => claim.noted(self.fetch().await).map(|token| state.keep(token)),
         }
-        let outcome = self.fetch().await;
-        if let Err(error) = &outcome {
-            *lock(&self.failure) = Some((Instant::now(), error.clone()));
+    }
+
+    /// In a turn: a new token, or the same if there is none for now.
+    async fn renewed(&self, state: &State, token: &Arc<AccessToken>) -> Arc<AccessToken> {
+        if let Some(newer) = state.current().filter(|newer| !Arc::ptr_eq(newer, token)) {
+            return newer; // renewed just before this turn
         }
-        outcome
+        // Put off before anything is sent: what cuts this call off must not let every later call try, and wait, again.
+        let later = state.keep(token.put_off(Instant::now()));
+        self.fetch().await.map_or(later, |token| state.keep(token))
     }
 
-    fn current(&self) -> Option<Arc<AccessToken>> {
-        lock(&self.current).clone()
-    }
-
-    /// The same token, with the next try after a quarter of what is left, and not with every call.
-    fn put_off(&self, token: &AccessToken) -> Arc<AccessToken> {
-        let now = Instant::now();
-        let due = now + token.end.saturating_duration_since(now) / 4;
-        let later = Arc::new(AccessToken { header: token.header.clone(), due, end: token.end });
-        *lock(&self.current) = Some(Arc::clone(&later));
-        later
-    }
-
-    /// Under the turn.
-    async fn fetch(&self) -> Result<Arc<AccessToken>, RootKeyError> {
+    /// In a turn.
+    async fn fetch(&self) -> Result<AccessToken, RootKeyError> {
         let now = Instant::now();
         let request = match &self.source {
             Source::ServiceAccount(account) => {
@@ -149,17 +160,29 @@ impl Tokens {
         }
         let granted: Granted = self.http.parse(&answer)?;
         let text = Zeroizing::new(format!("Bearer {}", *granted.access_token.0));
-        let mut header = HeaderValue::from_str(&text).map_err(|_| self.http.nonsense("its access token is none"))?;
+        let mut header =
+            HeaderValue::from_str(&text).map_err(|_| self.http.nonsense(&answer, "its access token is none"))?;
         header.set_sensitive(true);
         let span = Duration::from_secs(granted.expires_in.min(24 * 3600));
-        let token = Arc::new(AccessToken { header, due: now + span * 2 / 3, end: now + span });
-        *lock(&self.current) = Some(Arc::clone(&token));
-        Ok(token)
+        Ok(AccessToken { header, due: now + span * 2 / 3, end: now + span })
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl State {
+    fn current(&self) -> Option<Arc<AccessToken>> {
+        self.lock().clone()
+    }
+
+    fn keep(&self, token: AccessToken) -> Arc<AccessToken> {
+        let token = Arc::new(token);
+        *self.lock() = Some(Arc::clone(&token));
+        token
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<AccessToken>>> {
+        // No code panics while it holds the lock.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -217,5 +240,24 @@ mod tests {
         for number in 1..4 {
             assert_eq!(text(&tokens.get().await.unwrap().unwrap()), format!("Bearer t{number}"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_is_cut_off_is_put_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/token", listener.local_addr().unwrap())).unwrap();
+        let http = Http::new("the metadata server", Duration::from_secs(10), None, true).unwrap();
+        let tokens = Tokens::new(http, Source::Metadata(url));
+        let now = Instant::now();
+        let token =
+            AccessToken { header: HeaderValue::from_static("t"), due: now, end: now + Duration::from_secs(900) };
+        tokens.state.get().keep(token);
+        let (stream, _) = {
+            let mut cut_off = Box::pin(tokens.get());
+            tokio::select! { _ = &mut cut_off => panic!("nothing answers"), accepted = listener.accept() => accepted.unwrap() }
+        };
+        // The next call does not try, and so does not wait, again.
+        assert_eq!(text(&tokens.get().await.unwrap().unwrap()), "t");
+        drop(stream);
     }
 }

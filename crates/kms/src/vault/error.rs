@@ -4,6 +4,7 @@ use keystrata_hierarchy::RootKeyError;
 use serde::Deserialize;
 
 use crate::{
+    attempt::with_request_id,
     http::Answer,
     text::{Said, one_line},
 };
@@ -22,6 +23,16 @@ impl Operation {
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::DataKey => "datakey/plaintext",
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+            Self::Rewrap => "rewrap",
+        }
+    }
+
+    /// The word in logs.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::DataKey => "datakey",
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
             Self::Rewrap => "rewrap",
@@ -69,7 +80,8 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
     let told = said(answer);
     let is_vault = told.is_some();
     let (status, said) = (answer.status, told.unwrap_or_default());
-    let end = format!("({} of {key}, status {status})", operation.path());
+    let request = with_request_id(answer.request_id().as_deref());
+    let end = format!("({} of {key}, status {status}{request})", operation.path());
     let source = (!said.is_empty()).then(|| Said::cause(&said));
     let denied = |message: String| RootKeyError::Denied { message, source: source.clone() };
     match status {
