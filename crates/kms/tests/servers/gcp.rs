@@ -21,10 +21,10 @@ use crate::{
     verdict,
 };
 
-const KEY: &str = "projects/acme/locations/europe-west3/keyRings/prod/cryptoKeys/keystrata";
+pub(crate) const KEY: &str = "projects/acme/locations/europe-west3/keyRings/prod/cryptoKeys/keystrata";
 
 /// A service account that the fake gives tokens to.
-fn account(folder: &TempDir, port: u16) -> PathBuf {
+pub(crate) fn account(folder: &TempDir, port: u16) -> PathBuf {
     let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
     let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).unwrap();
     let json = serde_json::json!({

@@ -10,6 +10,7 @@ mod aws_faults;
 mod engine;
 mod gcp;
 mod gcp_fake;
+mod logs;
 mod process;
 mod proxy;
 mod vault;
