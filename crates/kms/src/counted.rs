@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 
-use crate::{signals::RootSignals, timer::Timer};
+use crate::{price::estimated_cost, signals::RootSignals, timer::Timer};
 
 /// A root key that counts its attempts by operation and outcome, and times them.
 ///
@@ -148,10 +148,9 @@ impl CallStats {
     }
 
     /// What those cost, in the currency of `price_per_10_000_calls`. An estimate: some providers bill no throttled calls, and
-    /// the price of the key itself is not in it.
-    #[expect(clippy::cast_precision_loss, reason = "an estimate, exact up to 2^53 calls")]
+    /// the price of the key itself is not in it. [`ListPrice`](crate::ListPrice) has what providers charge by their lists.
     pub fn estimated_cost(&self, price_per_10_000_calls: f64) -> f64 {
-        self.kms_calls() as f64 / 10_000.0 * price_per_10_000_calls
+        estimated_cost(self.kms_calls(), price_per_10_000_calls)
     }
 }
 

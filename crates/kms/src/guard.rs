@@ -9,6 +9,7 @@ use crate::{
     breaker::{Breaker, BreakerPolicy, BreakerState, Gate},
     budget::{Budget, BudgetStats, Budgeted},
     counted::{CallStats, Counted},
+    price::ListPrice,
     retrying::{RetryPolicy, Retrying},
     signals::RootSignals,
     timed::Timed,
@@ -130,12 +131,20 @@ pub struct GuardStats {
     pub breaker: BreakerState,
     /// The budget, which other root keys may share.
     pub budget: BudgetStats,
+    /// What the calls cost in US dollars by the provider's [list](ListPrice); `None` where calls cost nothing.
+    pub estimated_usd: Option<f64>,
 }
 
 impl<R: RootKey> Guarded<R> {
-    /// How many attempts went to the KMS and ended.
+    /// How many requests went to the KMS: attempts that ended, and [further requests](crate::further_request) of theirs.
     pub fn kms_calls(&self) -> u64 {
         self.counted.stats().kms_calls()
+    }
+
+    /// What they cost in US dollars by the provider's [list](ListPrice), the key itself not included; `None` where calls cost
+    /// nothing. [`CallStats::estimated_cost`] takes a price of yours.
+    pub fn estimated_usd(&self) -> Option<f64> {
+        ListPrice::of(self.id()).map(|price| price.of_calls(self.kms_calls()))
     }
 
     /// Everything that was counted, at this moment.
@@ -145,6 +154,7 @@ impl<R: RootKey> Guarded<R> {
             retries: self.stack.retries(),
             breaker: self.stack.root().state(),
             budget: self.budget.stats(),
+            estimated_usd: self.estimated_usd(),
         }
     }
 }

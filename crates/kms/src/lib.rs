@@ -54,6 +54,7 @@ mod guard;
 mod http;
 mod local;
 mod open;
+mod price;
 mod retrying;
 mod signals;
 #[cfg(any(feature = "aws", feature = "vault", feature = "gcp"))]
@@ -80,6 +81,7 @@ pub use self::{
     guard::{Guard, GuardStats, Guarded},
     local::{LocalKeyRing, LocalRootKey, LocalRootKeyError},
     open::{OpenRootError, check_uri, open},
+    price::{ListPrice, estimated_cost},
     retrying::{RetryPolicy, Retrying},
     timed::{Timed, TooSlow},
     timer::Timer,
