@@ -1,6 +1,6 @@
 //! What can be typed. Help texts are here, checks of values where the values are used.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -71,6 +71,12 @@ pub(crate) struct SettingsArgs {
     /// The root key that wraps them: local:PATH, aws-kms:…, vault-transit:… or gcp-kms:…
     #[arg(long, global = true, value_name = "URI", env = "KEYSTRATA_ROOT")]
     pub(crate) root: Option<RootLocation>,
+    /// How many calls a second this command may send to a root key in a KMS; required for one, ignored for local:PATH
+    #[arg(long, global = true, value_name = "N", env = "KEYSTRATA_KMS_RATE")]
+    pub(crate) kms_rate: Option<NonZeroU32>,
+    /// How many of them it may send at once after a pause; required and ignored likewise
+    #[arg(long, global = true, value_name = "N", env = "KEYSTRATA_KMS_BURST")]
+    pub(crate) kms_burst: Option<NonZeroU32>,
     /// Settings file, instead of keystrata.toml in the current folder; paths in it start at its own folder
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -81,15 +87,17 @@ pub(crate) struct SettingsArgs {
 /// Without --store and --root the files are keystrata.db and keystrata.key next to the settings file. Nothing that exists
 /// is ever overwritten: what is there is checked and kept, what is missing is made, and if nothing is missing the command
 /// fails. A missing root key is not made for a store that already holds KEKs of another one. A root key in a KMS is tried out
-/// with five calls, and not made.
+/// with five calls, and not made; it needs --kms-rate and --kms-burst, which go into the settings file: your share of the
+/// provider's quota, divided by the commands that run at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   keystrata init
   keystrata init --root local:/etc/keystrata/root.key --store sqlite:/var/lib/keystrata/keks.db
-  keystrata init --root aws-kms:alias/keystrata
+  keystrata init --root aws-kms:alias/keystrata --kms-rate 50 --kms-burst 10
 
-With --json, keys: store {location, made}, root {location, id, made}, config {location, made}.")]
+With --json, keys: store {location, made}, root {location, id, made}, config {location, made}; for a root key in a KMS also
+kms {rate, burst, calls, estimated_usd}, the last null where calls cost nothing.")]
 pub(crate) struct InitArgs {
     /// Print one JSON object
     #[arg(long)]

@@ -3,13 +3,17 @@
 use std::{
     fs, io,
     io::Write,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{RootLocation, StoreLocation};
+use crate::{
+    kms::{KmsBudget, KmsLimits},
+    settings::{RootLocation, StoreLocation},
+};
 
 /// Its name in the current folder.
 pub(crate) const DEFAULT_NAME: &str = "keystrata.toml";
@@ -19,6 +23,7 @@ pub(crate) const DEFAULT_NAME: &str = "keystrata.toml";
 pub(crate) struct ConfigFile {
     pub(crate) store: Option<StoreLocation>,
     pub(crate) root: Option<RootLocation>,
+    pub(crate) kms: KmsLimits,
 }
 
 /// The file as written. An unknown key is an error: a misspelt one would silently use another store.
@@ -29,6 +34,10 @@ struct Content {
     store: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kms_rate: Option<NonZeroU32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kms_burst: Option<NonZeroU32>,
 }
 
 impl ConfigFile {
@@ -61,6 +70,7 @@ impl ConfigFile {
         Ok(Self {
             store: store.transpose()?.map(|store| store.within(folder)),
             root: root.transpose()?.map(|root| root.within(folder)),
+            kms: KmsLimits { rate: content.kms_rate, burst: content.kms_burst },
         })
     }
 
@@ -69,7 +79,12 @@ impl ConfigFile {
     ///
     /// # Errors
     /// If there is a file already, or it cannot be written.
-    pub(crate) fn create(path: &Path, store: &StoreLocation, root: &RootLocation) -> Result<()> {
+    pub(crate) fn create(
+        path: &Path,
+        store: &StoreLocation,
+        root: &RootLocation,
+        budget: Option<KmsBudget>,
+    ) -> Result<()> {
         let folder = folder_of(path);
         let content = Content {
             store: Some(format!("sqlite:{}", seen_from(&folder, store.path())?)),
@@ -77,6 +92,8 @@ impl ConfigFile {
                 RootLocation::Local(path) => format!("local:{}", seen_from(&folder, path)?),
                 RootLocation::Kms(uri) => uri.clone(),
             }),
+            kms_rate: budget.map(|budget| budget.rate),
+            kms_burst: budget.map(|budget| budget.burst),
         };
         let text = format!(
             "# Written by `keystrata init`. Relative paths start at this file's folder.\n{}",
@@ -127,6 +144,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_in_one_line() {
+        for text in ["kms_rate = 0", "kms_burst = -1", "kms_rate = \"9\"", "kms_rate = 5000000000"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
         for text in ["store", "stroe = \"sqlite:x\"", "store = 1", "\nstore = \"mysql:x\"", "root = \"x\"", "[a]\nb=1"]
         {
             let message = format!("{:#}", parse(text).unwrap_err());
@@ -136,19 +156,33 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_a_kms_are_written_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k.toml");
+        let store: StoreLocation = "sqlite:/keys.db".parse().unwrap();
+        let root: RootLocation = "vault-transit:https://v.example/transit/keys/k".parse().unwrap();
+        let (rate, burst) = (NonZeroU32::new(50).unwrap(), NonZeroU32::new(10).unwrap());
+        ConfigFile::create(&path, &store, &root, Some(KmsBudget { rate, burst })).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("kms_rate = 50\nkms_burst = 10\n"), "{text}");
+        let read = ConfigFile::load(Some(&path)).unwrap().unwrap().kms;
+        assert_eq!(read, KmsLimits { rate: Some(rate), burst: Some(burst) });
+    }
+
+    #[test]
     fn created_file_reads_back_and_is_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k.toml");
         let store: StoreLocation = format!("sqlite:{}/sub/keys.db", folder.path().display()).parse().unwrap();
         let root: RootLocation = "local:/elsewhere/root.key".parse().unwrap();
-        ConfigFile::create(&path, &store, &root).unwrap();
+        ConfigFile::create(&path, &store, &root, None).unwrap();
 
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("store = \"sqlite:sub/keys.db\""), "{text}");
         let file = ConfigFile::load(Some(&path)).unwrap().unwrap();
         assert_eq!((file.store, file.root), (Some(store.clone()), Some(root.clone())));
 
-        assert!(ConfigFile::create(&path, &store, &root).is_err());
+        assert!(ConfigFile::create(&path, &store, &root, None).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 }

@@ -9,6 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use clap::value_parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use keystrata_kms::ListPrice;
 
 use self::{
     corpus::Corpus,
@@ -46,7 +47,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "MS", default_value_t = 5, value_parser = value_parser!(u64).range(0..=1_000))]
     kms_latency_ms: u64,
     /// What 10,000 KMS calls cost, in US dollars; the default is the list price of AWS KMS for symmetric keys
-    #[arg(long, value_name = "USD", default_value_t = 0.03, value_parser = price)]
+    #[arg(long, value_name = "USD", default_value_t = ListPrice::AWS_KMS.usd_per_10_000_calls, value_parser = price)]
     price_per_10k: f64,
     /// Print one JSON object instead of a table
     #[arg(long)]

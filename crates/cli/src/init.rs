@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use keystrata_hierarchy::{KekStore, RootKey, RootKeyId};
-use keystrata_kms::LocalRootKey;
+use keystrata_kms::{ListPrice, LocalRootKey};
 use keystrata_primitives::Wrapper;
 use keystrata_store::SqliteKekStore;
 use serde_json::json;
@@ -15,14 +15,16 @@ use serde_json::json;
 use crate::{
     args::{InitArgs, SettingsArgs},
     config::{self, ConfigFile},
-    keys, output,
+    keys::{self, OpenRoot},
+    kms::{GuardedRoot, KmsBudget, KmsLimits},
+    output,
     settings::{RootLocation, StoreLocation, below},
 };
 
 pub(crate) async fn run(args: &InitArgs, settings: &SettingsArgs) -> Result<()> {
     let plan = Plan::new(settings)?;
-    let root_id = plan.carry_out().await?;
-    output::print(&if args.json { plan.json(&root_id) } else { plan.text() })
+    let done = plan.carry_out().await?;
+    output::print(&if args.json { plan.json(&done) } else { plan.text(&done) })
 }
 
 /// What there shall be, and which of it is to be made.
@@ -31,8 +33,17 @@ struct Plan {
     make_store: bool,
     root: RootLocation,
     make_root: bool,
+    /// For a root key in a KMS.
+    budget: Option<KmsBudget>,
     config: PathBuf,
     make_config: bool,
+}
+
+/// What came of it.
+struct Done {
+    root_id: RootKeyId,
+    /// The root key in a KMS that was tried out.
+    kms: Option<GuardedRoot>,
 }
 
 impl Plan {
@@ -49,13 +60,23 @@ impl Plan {
             Some(root) => root,
             None => RootLocation::Local(below(&folder, Path::new("keystrata.key"))),
         };
+        let given = settings.kms_limits();
+        // As with the others: an existing file is not changed, so it must hold what the next command needs to know.
+        let limits = match &file {
+            Some(file) if matches!(root, RootLocation::Kms(_)) => KmsLimits {
+                rate: choose("kms_rate", given.rate.as_ref(), Some(&file.kms.rate), &config)?,
+                burst: choose("kms_burst", given.burst.as_ref(), Some(&file.kms.burst), &config)?,
+            },
+            _ => given,
+        };
+        let budget = limits.budget_for(&root)?;
         let make_store = is_missing(store.path())?;
         let make_root = root.path().map(is_missing).transpose()?.unwrap_or(false);
-        Ok(Self { store, make_store, root, make_root, config, make_config })
+        Ok(Self { store, make_store, root, make_root, budget, config, make_config })
     }
 
     /// Store first and root key second: a step that fails leaves an empty store at worst, and the next run goes on from it.
-    async fn carry_out(&self) -> Result<RootKeyId> {
+    async fn carry_out(&self) -> Result<Done> {
         if !(self.make_store || self.make_root || self.make_config) {
             bail!(
                 "{}, {} and {} are already there and stay as they are: use them, or start in another folder",
@@ -64,8 +85,8 @@ impl Plan {
                 self.config.display()
             );
         }
-        let existing_root = if self.make_root { None } else { Some(keys::open_root(&self.root).await?) };
-        if let (Some(root), RootLocation::Kms(_)) = (&existing_root, &self.root) {
+        let existing_root = if self.make_root { None } else { Some(keys::open_root(&self.root, self.budget).await?) };
+        if let Some(OpenRoot::Kms(root)) = &existing_root {
             // Now, while somebody looks who can grant what is missing.
             keystrata_kms::verify_root(root).await?;
         }
@@ -74,17 +95,22 @@ impl Plan {
         } else {
             keys::open_store(&self.store).await?
         };
-        self.check_match(&store, existing_root.as_deref()).await?;
-        let root_id = match (existing_root, self.root.path()) {
+        let existing_key = existing_root.as_ref().map(OpenRoot::key);
+        self.check_match(&store, existing_key.as_deref()).await?;
+        let root_id = match (existing_key, self.root.path()) {
             (Some(root), _) => root.id().clone(),
             (None, Some(path)) => LocalRootKey::create(path)?.id().clone(),
             (None, None) => bail!("{} cannot be made here: make it in its service", self.root),
         };
         if self.make_config {
-            ConfigFile::create(&self.config, &self.store, &self.root)
+            ConfigFile::create(&self.config, &self.store, &self.root, self.budget)
                 .with_context(|| format!("settings file {} cannot be written", self.config.display()))?;
         }
-        Ok(root_id)
+        let kms = match existing_root {
+            Some(OpenRoot::Kms(root)) => Some(root),
+            _ => None,
+        };
+        Ok(Done { root_id, kms })
     }
 
     /// KEKs that the root key cannot unwrap are as good as lost; say so now, not at the first open.
@@ -104,7 +130,7 @@ impl Plan {
         Ok(())
     }
 
-    fn text(&self) -> String {
+    fn text(&self, done: &Done) -> String {
         let verb = |made| if made { "made" } else { "kept" };
         let store = self.store.path().display();
         let (root, advice) = match &self.root {
@@ -118,8 +144,9 @@ impl Plan {
                 (root.to_string(), advice)
             }
             RootLocation::Kms(uri) => {
+                let cost = done.kms.as_ref().map_or_else(String::new, tried_out);
                 let advice = format!(
-                    "The root key was tried out and does what is needed. Back up {store} while no command uses it: without it, or\n\
+                    "The root key was tried out and does what is needed{cost}. Back up {store} while no command uses it: without it, or\n\
                      without the key in the KMS, nothing sealed opens again. Let nobody delete that key.\n"
                 );
                 (uri.clone(), advice)
@@ -134,14 +161,30 @@ impl Plan {
         )
     }
 
-    fn json(&self, root_id: &RootKeyId) -> String {
-        let facts = json!({
+    fn json(&self, done: &Done) -> String {
+        let mut facts = json!({
             "store": { "location": self.store.to_string(), "made": self.make_store },
-            "root": { "location": self.root.to_string(), "id": root_id.as_str(), "made": self.make_root },
+            "root": { "location": self.root.to_string(), "id": done.root_id.as_str(), "made": self.make_root },
             "config": { "location": self.config.display().to_string(), "made": self.make_config },
         });
+        if let (Some(root), Some(budget)) = (&done.kms, self.budget) {
+            facts["kms"] = json!({
+                "rate": budget.rate, "burst": budget.burst,
+                "calls": root.kms_calls(), "estimated_usd": root.estimated_usd(),
+            });
+        }
         format!("{facts:#}\n")
     }
+}
+
+/// How many calls that took, and what they cost.
+fn tried_out(root: &GuardedRoot) -> String {
+    let calls = root.kms_calls();
+    let cost = root.estimated_usd().zip(ListPrice::of(root.id()));
+    let cost = cost.map_or_else(String::new, |(usd, price)| {
+        format!(", about ${usd:.6} by the list of {} of {}", price.service, price.as_of)
+    });
+    format!(" ({calls} calls{cost})")
 }
 
 /// A flag or variable, else what the settings file says, else nothing.
@@ -153,12 +196,12 @@ fn choose<T: Clone + PartialEq + Display>(
     in_file: Option<&Option<T>>,
     config: &Path,
 ) -> Result<Option<T>> {
-    let config = config.display();
+    let (config, flag) = (config.display(), name.replace('_', "-"));
     match (given, in_file) {
         (given, None) => Ok(given.cloned()),
         (_, Some(None)) => bail!("{config} names no {name}: add a line for it, or give another --config"),
         (Some(given), Some(Some(in_file))) if given != in_file => bail!(
-            "{config} says {name} = {in_file}, not {given}: change that line, leave out --{name}, or give another --config"
+            "{config} says {name} = {in_file}, not {given}: change that line, leave out --{flag}, or give another --config"
         ),
         (_, Some(Some(in_file))) => Ok(Some(in_file.clone())),
     }

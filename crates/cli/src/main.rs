@@ -11,6 +11,7 @@ mod init;
 mod input;
 mod inspect;
 mod keys;
+mod kms;
 mod open;
 mod output;
 mod seal;

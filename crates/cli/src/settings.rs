@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Result, bail};
 use keystrata_kms::OpenRootError;
 
-use crate::{args::SettingsArgs, config::ConfigFile};
+use crate::{
+    args::SettingsArgs,
+    config::ConfigFile,
+    kms::{KmsBudget, KmsLimits},
+};
 
 /// Where the wrapped KEKs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +118,24 @@ impl SettingsArgs {
             Some(store) => Ok(store),
             None => bail!("{}", not_named("store", "--store sqlite:PATH", "KEYSTRATA_STORE")),
         }
+    }
+
+    /// What flags and variables say about calls to a KMS.
+    pub(crate) fn kms_limits(&self) -> KmsLimits {
+        KmsLimits { rate: self.kms_rate, burst: self.kms_burst }
+    }
+
+    /// The calls that may go to `root`; `None` for a local one.
+    ///
+    /// # Errors
+    /// If it is in a KMS and nothing says how many, or the settings file cannot be read.
+    pub(crate) fn kms_budget(&self, root: &RootLocation) -> Result<Option<KmsBudget>> {
+        let given = self.kms_limits();
+        if let Ok(budget) = given.budget_for(root) {
+            return Ok(budget); // nothing is missing, so no file need be there
+        }
+        let file = ConfigFile::load(self.config.as_deref())?.map(|file| file.kms);
+        given.or(file.unwrap_or_default()).budget_for(root)
     }
 
     /// The root key to use.

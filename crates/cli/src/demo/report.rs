@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+use keystrata_kms::estimated_cost;
 use serde::Serialize;
 
 use super::strategy::{Outcome, Workload};
@@ -34,14 +35,13 @@ pub(super) struct StrategyReport {
 }
 
 impl StrategyReport {
-    #[allow(clippy::cast_precision_loss)] // calls are millions, not 2^52
     pub(super) fn new(name: &'static str, outcome: &Outcome, price_per_10k: f64) -> Self {
         Self {
             name,
             kms_calls: outcome.kms_calls,
             saved_percent: 0.0,
             seconds: (outcome.elapsed.as_secs_f64() * 1_000.0).round() / 1_000.0,
-            cost_usd: outcome.kms_calls as f64 / 10_000.0 * price_per_10k,
+            cost_usd: estimated_cost(outcome.kms_calls, price_per_10k),
             verified: outcome.verified,
         }
     }

@@ -142,3 +142,52 @@ fn settings_file_elsewhere_has_its_files_beside_it() {
     fs::rename(site.path("conf"), site.path("moved")).unwrap();
     assert_eq!(site.ok(&["--config", "moved/k.toml", "open", "--account", "acme"], &sealed), SECRET);
 }
+
+#[test]
+fn a_root_key_in_a_kms_is_not_asked_before_its_budget_is_known() {
+    let site = Site::empty();
+    let root = "vault-transit:https://127.0.0.1:1/transit/keys/k";
+    for (flags, asks_for) in [
+        (&[][..], "--kms-rate and --kms-burst,"),
+        (&["--kms-rate", "50"], "with --kms-burst,"),
+        (&["--kms-burst", "10"], "with --kms-rate,"),
+    ] {
+        let line = site.refused(&[&["init", "--root", root], flags].concat(), b"");
+        assert!(line.contains(asks_for) && line.contains("KEYSTRATA_KMS_RATE"), "{line}");
+        let line =
+            site.refused(&[&["seal", "--account", "a", "--root", root, "--store", "sqlite:x"], flags].concat(), b"");
+        assert!(line.contains(asks_for) && line.contains(root), "{line}");
+    }
+    for value in ["0", "-1", "many", "5000000000"] {
+        let output = site.run(&["init", "--root", root, "--kms-rate", value, "--kms-burst", "1"], b"");
+        assert_eq!(output.status.code(), Some(2), "{value}");
+    }
+    // With both it goes on to the key itself, which this build or this machine cannot reach.
+    let line = site.refused(&["init", "--root", root, "--kms-rate", "50", "--kms-burst", "10"], b"");
+    assert!(!line.contains("--kms-rate"), "{line}");
+}
+
+#[test]
+fn a_settings_file_without_the_budget_of_its_kms_says_what_to_add() {
+    let site = Site::empty();
+    let root = "vault-transit:https://127.0.0.1:1/transit/keys/k";
+    let file = |more: &str| format!("store = \"sqlite:x.db\"\nroot = \"{root}\"\n{more}");
+    site.write("keystrata.toml", file("kms_rate = 50\n").as_bytes());
+    let line = site.refused(&["init", "--kms-burst", "10"], b"");
+    assert!(line.contains("names no kms_burst"), "{line}");
+    site.write("keystrata.toml", file("kms_rate = 50\nkms_burst = 10\n").as_bytes());
+    let line = site.refused(&["init", "--kms-rate", "51"], b"");
+    assert!(line.contains("kms_rate = 50") && line.contains("--kms-rate,"), "{line}");
+    site.write("keystrata.toml", file("kms_rate = 0\n").as_bytes());
+    let line = site.refused(&["seal", "--account", "a"], b"");
+    assert!(line.contains("line 3"), "{line}");
+}
+
+#[test]
+fn a_local_root_key_needs_no_budget_and_ignores_one() {
+    let site = Site::empty();
+    site.ok(&["init", "--kms-rate", "50", "--kms-burst", "10"], b"");
+    assert!(!String::from_utf8(site.read("keystrata.toml")).unwrap().contains("kms_"));
+    let output = site.command(&["seal", "--account", "a"]).env("KEYSTRATA_KMS_RATE", "7").write_stdin(SECRET).output();
+    assert!(output.unwrap().status.success());
+}

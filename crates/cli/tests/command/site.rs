@@ -49,7 +49,9 @@ impl Site {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keystrata"));
         command.args(arguments).current_dir(&self.folder);
         // The tester's own settings must not reach the test's command.
-        command.env_remove("KEYSTRATA_STORE").env_remove("KEYSTRATA_ROOT");
+        for variable in ["KEYSTRATA_STORE", "KEYSTRATA_ROOT", "KEYSTRATA_KMS_RATE", "KEYSTRATA_KMS_BURST"] {
+            command.env_remove(variable);
+        }
         command
     }
 

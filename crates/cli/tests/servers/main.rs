@@ -30,11 +30,17 @@ fn keystrata(folder: &Path, variables: &[(&str, String)], arguments: &[&str]) ->
 fn makes_seals_and_opens(root: &str, id: &str, variables: &[(&str, String)]) {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| keystrata(folder.path(), variables, arguments);
-    let facts = run(&["init", "--json", "--root", root]).unwrap().stdout;
+    let facts = run(&["init", "--json", "--root", root, "--kms-rate", "200", "--kms-burst", "20"]).unwrap().stdout;
     let facts: Value = serde_json::from_slice(&facts).unwrap();
     assert_eq!((&facts["root"]["location"], &facts["root"]["id"]), (&Value::from(root), &Value::from(id)));
     assert_eq!(facts["root"]["made"], false);
-    // Without --root from here on: the settings file names it.
+    let kms = &facts["kms"];
+    assert_eq!((&kms["rate"], &kms["burst"]), (&200.into(), &20.into()));
+    // Five to try it out, and with Vault one that asks whether the key is derived. An alias is looked up before any counts.
+    let is_aws = id.starts_with("aws-kms:");
+    assert_eq!(kms["calls"], if is_aws { 5 } else { 6 });
+    assert_eq!(kms["estimated_usd"].as_f64().map(|usd| (usd * 1e9).round()), is_aws.then_some(15_000.0));
+    // Without --root and the rest from here on: the settings file has them.
     let sealed = run(&["seal", "--account", "acme"]).write_stdin(SECRET).unwrap().stdout;
     assert_eq!(run(&["open", "--account", "acme"]).write_stdin(sealed).unwrap().stdout, SECRET);
     let shown = run(&["account", "show", "acme", "--json"]).unwrap().stdout;
@@ -45,7 +51,10 @@ fn makes_seals_and_opens(root: &str, id: &str, variables: &[(&str, String)]) {
 /// What the command says when it fails: one line.
 fn refusal(variables: &[(&str, String)], root: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let output = keystrata(folder.path(), variables, &["init", "--root", root]).output().unwrap();
+    let output =
+        keystrata(folder.path(), variables, &["init", "--root", root, "--kms-rate", "200", "--kms-burst", "20"])
+            .output()
+            .unwrap();
     assert!(!output.status.success());
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
