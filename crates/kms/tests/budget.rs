@@ -7,31 +7,14 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use keystrata_hierarchy::{
     Context, Demand, Hierarchy, MemoryKekStore, RootContext, RootKey, RootKeyError, SecretKey,
-    test_util::{ScriptedRootKey, conformance},
+    test_util::ScriptedRootKey,
 };
-use keystrata_kms::{
-    Breaker, BreakerPolicy, BreakerState, Budget, Budgeted, Counted, Guard, RetryPolicy, Retrying, SendAgain, Timed,
-    Timer,
-};
+use keystrata_kms::{BreakerState, Budget, Budgeted, RetryPolicy, SendAgain, Timer};
 
 use self::common::{MILLISECOND, SECOND, World, assert_within_budget, context, number};
 
-fn ample() -> Arc<Budget> {
-    Arc::new(Budget::per_second(number(1_000_000), number(100_000)))
-}
-
 fn bare() -> ScriptedRootKey {
     ScriptedRootKey::new("test:root")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_wrapper_conforms() {
-    conformance::root_key(async || Budgeted::new(bare(), ample())).await;
-    conformance::root_key(async || Retrying::new(bare(), "test", RetryPolicy::default())).await;
-    conformance::root_key(async || Breaker::new(bare(), "test", BreakerPolicy::default())).await;
-    conformance::root_key(async || Timed::new(bare(), 60 * SECOND)).await;
-    conformance::root_key(async || Counted::new(bare(), "test")).await;
-    conformance::root_key(async || Guard::new("test", ample()).around(bare())).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Chore {
     /// Install what the tests need, then run all of them, the examples and `check`.
-    Test,
+    Test {
+        /// Run the load tests instead: a budget on real servers, with figures.
+        #[arg(long)]
+        load: bool,
+    },
     /// Run the fuzz targets, as many at a time as there are cores; a find fails, and says how to see it again.
     Fuzz {
         /// How long each target runs.
@@ -40,7 +44,8 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Args::parse().chore {
-        Chore::Test => test::run(),
+        Chore::Test { load: false } => test::run(),
+        Chore::Test { load: true } => test::load(),
         Chore::Fuzz { seconds, targets } => fuzz::run(Duration::from_secs(seconds), &targets),
         Chore::Lint => lint::run(),
         Chore::Check => check::run(),

@@ -29,6 +29,24 @@ pub(crate) fn run() -> Result<()> {
     fuzz::run(FUZZ_TIME, &[])
 }
 
+/// The load tests alone: real servers under thousands of accounts, and the budget over millions of virtual attempts.
+/// Optimised, and one at a time: they measure, and print what they find.
+pub(crate) fn load() -> Result<()> {
+    setup::dependencies()?;
+    let workspace = Workspace::load()?;
+    setup::kms_servers(&workspace)?;
+    step::run(
+        "the budget over millions of attempts",
+        &mut cargo("test --locked --release -p keystrata-kms --all-features --lib -- --ignored --nocapture"),
+    )?;
+    step::run(
+        "load on OpenBao and moto",
+        &mut cargo(
+            "test --locked --release -p keystrata-kms --all-features --test servers load:: -- --ignored --nocapture --test-threads 1",
+        ),
+    )
+}
+
 /// The engine over that many seeds of each kind; a plain `cargo test` runs a few hundred.
 fn simulation() -> Result<()> {
     step::run(
@@ -53,7 +71,8 @@ fn servers(workspace: &Workspace) -> Result<()> {
     setup::kms_servers(workspace)?;
     step::run(
         "tests with servers",
-        &mut cargo("test --locked --workspace --all-features --test servers -- --include-ignored"),
+        // Load tests take minutes and mean little unoptimised: `--load` is for them.
+        &mut cargo("test --locked --workspace --all-features --test servers -- --include-ignored --skip load::"),
     )
 }
 

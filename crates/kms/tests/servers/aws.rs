@@ -16,6 +16,7 @@ use winterbaume_kms::KmsService;
 
 use crate::{
     engine,
+    guarded::InGuard,
     process::{Server, installed},
     verdict,
 };
@@ -87,6 +88,7 @@ impl RootKeyHarness for Harness {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_strict_kms_conforms() {
     conformance::root_key_in(&Harness::new(strict()).await).await;
+    conformance::root_key_in(&InGuard(Harness::new(strict()).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

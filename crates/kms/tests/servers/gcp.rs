@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::{
     engine,
     gcp_fake::{FakeKms, Mood},
+    guarded::InGuard,
     process::{Server, installed},
     verdict,
 };
@@ -92,6 +93,7 @@ async fn the_strict_fake_conforms() {
     let harness = Harness::new().await;
     conformance::root_key_in(&harness).await;
     assert_eq!(harness.fake.tokens_given.load(Ordering::SeqCst), 3, "one token for each adapter, however many callers");
+    conformance::root_key_in(&InGuard(harness)).await;
 }
 
 #[tokio::test]

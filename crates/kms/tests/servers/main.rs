@@ -10,6 +10,8 @@ mod aws_faults;
 mod engine;
 mod gcp;
 mod gcp_fake;
+mod guarded;
+mod load;
 mod logs;
 mod process;
 mod proxy;
