@@ -8,6 +8,7 @@ mod lane;
 mod limit;
 mod queue;
 mod rules;
+mod turns;
 mod waiting;
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};

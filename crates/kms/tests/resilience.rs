@@ -46,6 +46,15 @@ async fn trip(world: &World, kms: &Arc<Kms>, breaker: &Arc<Breaker<Arc<Kms>>>) {
     assert_eq!(breaker.state(), BreakerState::Open);
 }
 
+/// A world in which a KMS of this latency is down and the breaker before it has opened just now.
+async fn tripped(latency: Duration) -> (World, Arc<Kms>, Arc<Breaker<Arc<Kms>>>) {
+    let world = World::new();
+    let kms = world.kms("test:root", latency);
+    let root = breaker(&world, &kms);
+    trip(&world, &kms, &root).await;
+    (world, kms, root)
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_attempt_ends_at_its_deadline_and_not_before() {
     let world = World::new();
@@ -63,10 +72,7 @@ async fn an_attempt_ends_at_its_deadline_and_not_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_breaker_opens_probes_and_closes() {
-    let world = World::new();
-    let kms = world.kms("test:root", 10 * MILLISECOND);
-    let root = breaker(&world, &kms);
-    trip(&world, &kms, &root).await;
+    let (world, kms, root) = tripped(10 * MILLISECOND).await;
 
     let error = answer(&world, &root, Duration::ZERO).await.unwrap_err();
     assert_eq!(BreakerOpen::of(&error), Some(BreakerOpen { retry_after: SECOND }));
@@ -96,10 +102,7 @@ async fn a_breaker_opens_probes_and_closes() {
 
 #[tokio::test(start_paused = true)]
 async fn of_many_callers_one_probes_and_a_dropped_probe_makes_room_for_another() {
-    let world = World::new();
-    let kms = world.kms("test:root", 10 * MILLISECOND);
-    let root = breaker(&world, &kms);
-    trip(&world, &kms, &root).await;
+    let (world, kms, root) = tripped(10 * MILLISECOND).await;
     world.pass(SECOND).await;
     kms.set(Some(Down::Hangs));
     let callers: Vec<_> = (0..10).map(|_| call(&root, "acme")).collect();
@@ -116,10 +119,7 @@ async fn of_many_callers_one_probes_and_a_dropped_probe_makes_room_for_another()
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_never_ends_is_not_the_last() {
-    let world = World::new();
-    let kms = world.kms("test:root", 10 * MILLISECOND);
-    let root = breaker(&world, &kms);
-    trip(&world, &kms, &root).await;
+    let (world, kms, root) = tripped(10 * MILLISECOND).await;
     world.pass(SECOND).await;
     kms.set(Some(Down::Hangs));
     let _stuck = call(&root, "acme");
@@ -165,10 +165,7 @@ async fn what_a_slow_probe_says_counts_though_another_began() {
 
 #[tokio::test(start_paused = true)]
 async fn a_success_that_comes_after_the_next_probe_began_closes_the_breaker() {
-    let world = World::new();
-    let kms = world.kms("test:root", 1400 * MILLISECOND);
-    let root = breaker(&world, &kms);
-    trip(&world, &kms, &root).await;
+    let (world, kms, root) = tripped(1400 * MILLISECOND).await;
     kms.set(None);
     world.pass(SECOND).await;
     let first = call(&root, "acme");
@@ -280,10 +277,7 @@ async fn what_will_not_pass_is_not_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_is_not_tried_again() {
-    let world = World::new();
-    let kms = world.kms("test:root", MILLISECOND);
-    let inner = breaker(&world, &kms);
-    trip(&world, &kms, &inner).await;
+    let (world, _, inner) = tripped(MILLISECOND).await;
     let root = Retrying::with_timer(inner, "test", RetryPolicy::default(), world.timer.clone());
     let error = answer(&world, &Arc::new(root), Duration::ZERO).await.unwrap_err();
     assert!(BreakerOpen::of(&error).is_some());

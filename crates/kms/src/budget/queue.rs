@@ -16,10 +16,10 @@ use std::{
 use keystrata_hierarchy::Urgency;
 
 use super::{
-    aimd::Aimd,
     lane::{Lane, Place},
     limit::Limit,
     rules::{Reason, Refusal, Rules},
+    turns::Turns,
 };
 
 /// Who was called and comes within this time keeps the turn if the token is not quite there yet; who comes later waits
@@ -46,8 +46,7 @@ pub(super) struct Queue {
     /// The quota: a token for each attempt.
     tokens: Limit,
     /// The same for being called.
-    turns: Limit,
-    pace: Option<Aimd>,
+    turns: Turns,
     entries: HashMap<u64, Entry>,
     next_id: u64,
     foreground: Lane,
@@ -55,10 +54,6 @@ pub(super) struct Queue {
     by_deadline: BTreeSet<Place>,
     /// Called ones whose token is not quite there, by when it will be.
     early: BTreeSet<Place>,
-    /// What the background has earned; at 1 it goes before the foreground once.
-    credit: f64,
-    /// Turns of those who left after they were called.
-    turns_back: u32,
     /// When the next turn can be given, if anybody waits for one.
     next_turn: Option<Duration>,
     now: Duration,
@@ -84,21 +79,16 @@ enum State {
 
 impl Queue {
     pub(super) fn new(rules: Rules, now: Duration) -> Self {
-        let (tokens, turns) = (Limit::new(rules.rate, now), Limit::new(rules.rate, now));
-        let pace = rules.is_adaptive.then(|| Aimd::new(rules.rate.per_second(), now));
         Self {
+            tokens: Limit::new(rules.rate, now),
+            turns: Turns::new(&rules, now),
             rules,
-            tokens,
-            turns,
-            pace,
             entries: HashMap::new(),
             next_id: 0,
             foreground: Lane::default(),
             background: Lane::default(),
             by_deadline: BTreeSet::new(),
             early: BTreeSet::new(),
-            credit: 0.0,
-            turns_back: 0,
             next_turn: None,
             now,
             woken: Vec::new(),
@@ -110,13 +100,13 @@ impl Queue {
     pub(super) fn enter(&mut self, now: Duration, account: &str, urgency: Urgency) -> Result<Entered, Refusal> {
         let now = self.advance(now);
         let is_alone = self.entries.is_empty();
-        if is_alone && self.may_go_at(urgency) <= now && self.take_turn(now).is_ok() {
+        if is_alone && self.turns.take(urgency, now).is_ok() {
             if self.tokens.take(now).is_ok() {
                 self.counts.admitted += 1;
-                self.spend_credit(urgency);
+                self.turns.spend_credit(urgency);
                 return Ok(Entered::Admitted);
             }
-            self.turns_back += 1;
+            self.turns.give_back();
         }
         if let Err(refusal) = self.make_room(account, urgency) {
             self.counts.refused += 1;
@@ -135,13 +125,8 @@ impl Queue {
     /// nobody waits for it. The pace holds up those who come after it, not this one.
     pub(super) fn take_further(&mut self, now: Duration) -> bool {
         let now = self.advance(now);
-        let is_taken = self.entries.is_empty() && self.turns.take(now).is_ok() && self.tokens.take(now).is_ok();
-        if is_taken {
-            if let Some(pace) = &mut self.pace {
-                pace.take(now);
-            }
-            self.counts.admitted += 1;
-        }
+        let is_taken = self.entries.is_empty() && self.turns.take_further(now) && self.tokens.take(now).is_ok();
+        self.counts.admitted += u64::from(is_taken);
         is_taken
     }
 
@@ -193,7 +178,7 @@ impl Queue {
         if let State::Called { at, .. } = entry.state
             && self.now.saturating_sub(at) <= PUNCTUAL
         {
-            self.turns_back += 1;
+            self.turns.give_back();
         }
     }
 
@@ -227,18 +212,13 @@ impl Queue {
         }
         self.next_turn = None;
         while let Some(urgency) = self.who_is_next() {
-            let turn = match self.may_go_at(urgency) {
-                later if later > now => Err(later),
-                _ => self.take_turn(now),
-            };
-            if let Err(later) = turn {
+            if let Err(later) = self.turns.take(urgency, now) {
                 self.next_turn = Some(later);
                 break;
             }
             self.call(urgency, now);
         }
-        // A turn that nobody wants is not kept for later: kept turns would be a burst.
-        self.turns_back = 0;
+        self.turns.forget_given_back();
     }
 
     /// When [`dispatch`](Self::dispatch) has something to do again, if nothing else happens.
@@ -255,14 +235,7 @@ impl Queue {
     /// How the KMS answered an attempt. Whether that lowered the rate.
     pub(super) fn report(&mut self, now: Duration, was_throttled: bool) -> bool {
         let now = self.advance(now);
-        match &mut self.pace {
-            Some(pace) if was_throttled => pace.throttled(now),
-            Some(pace) => {
-                pace.answered(now);
-                false
-            }
-            None => false,
-        }
+        self.turns.report(now, was_throttled)
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -270,7 +243,7 @@ impl Queue {
     }
 
     pub(super) fn per_second(&self) -> f64 {
-        self.pace.as_ref().map_or(self.rules.rate.per_second(), Aimd::per_second)
+        self.turns.per_second()
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -364,56 +337,22 @@ impl Queue {
         match (self.foreground.is_empty(), self.background.is_empty()) {
             (true, true) => None,
             (true, false) => Some(Urgency::Background),
-            (false, false) if self.has_credit() => Some(Urgency::Background),
+            (false, false) if self.turns.has_credit() => Some(Urgency::Background),
             (false, _) => Some(Urgency::Foreground),
         }
-    }
-
-    /// When the reserve lets this urgency take a token; the rate may say later.
-    fn may_go_at(&self, urgency: Urgency) -> Duration {
-        match urgency {
-            Urgency::Background if !self.has_credit() => self.turns.has_at(1 + self.rules.reserve(), self.now),
-            Urgency::Background | Urgency::Foreground => self.now,
-        }
-    }
-
-    /// A quarter four times over is not quite 1 where the quarter is `0.2 / 0.8`.
-    fn has_credit(&self) -> bool {
-        self.credit > 1.0 - 1e-9
-    }
-
-    fn take_turn(&mut self, now: Duration) -> Result<(), Duration> {
-        if self.turns_back > 0 {
-            self.turns_back -= 1;
-            return Ok(());
-        }
-        if let Some(later) = self.pace.as_mut().and_then(|pace| pace.not_before(now)) {
-            return Err(later);
-        }
-        self.turns.take(now)?;
-        if let Some(pace) = &mut self.pace {
-            pace.take(now);
-        }
-        Ok(())
     }
 
     fn call(&mut self, urgency: Urgency, now: Duration) {
         let Some(id) = self.lane(urgency).pop() else { return };
         if urgency == Urgency::Foreground && !self.background.is_empty() {
-            self.credit = (self.credit + self.rules.credit()).min(1.0);
+            self.turns.earn_credit();
         }
-        self.spend_credit(urgency);
+        self.turns.spend_credit(urgency);
         if let Some(entry) = self.entries.get_mut(&id) {
             self.by_deadline.remove(&(entry.deadline, id));
             entry.state = State::Called { at: now, early: None };
         }
         self.wake(id);
-    }
-
-    fn spend_credit(&mut self, urgency: Urgency) {
-        if urgency == Urgency::Background {
-            self.credit = (self.credit - 1.0).max(0.0);
-        }
     }
 
     fn wake(&mut self, id: u64) {
