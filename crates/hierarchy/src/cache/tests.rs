@@ -184,7 +184,7 @@ fn eviction_takes_what_nobody_used_before_what_somebody_did() {
 fn with_many_shards_the_capacity_holds_over_all_of_them() {
     let signals = Arc::new(Signals::new());
     let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 5_000, Arc::clone(&signals));
-    assert_eq!(cache.shared.shard_count(), 7);
+    assert_eq!(cache.shared.shard_count(), 29);
     for n in 0..6_000_u32 {
         let path = KeyPath::account(&n.to_string()).unwrap();
         let account = cache.account(&path, Policy::default);

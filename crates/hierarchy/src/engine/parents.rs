@@ -262,7 +262,7 @@ impl Engine {
         climb: Climb,
     ) -> Answer<Arc<CachedKek>> {
         let now = self.now();
-        let at_hand = parent.with_primary(now, |kek| kek.is_live(now).then(|| Arc::clone(kek)));
+        let at_hand = parent.last_primary().filter(|kek| parent.is_primary_believed(now) && kek.is_live(now));
         if let Some(kek) = at_hand.filter(|kek| climb.suits(kek, now)) {
             if !parent.is_primary_fresh(now) {
                 self.renew_primary(parent, now);
