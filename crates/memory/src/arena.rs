@@ -213,7 +213,8 @@ impl Arena {
 
     /// Maps one more chunk and frees its slots for use.
     fn grow(&self, pool: &mut Pool<Arc<Chunk>>) -> Result<(), MemoryError> {
-        let (mapping, protection) = self.map(chunk_bytes(pool.chunks().map(|chunk| chunk.bytes()).sum()))?;
+        let slots = self.counts.slots_capacity.load(Ordering::Relaxed);
+        let (mapping, protection) = self.map(chunk_bytes(Chunk::bytes_of(slots)))?;
         let slots = Chunk::slots_in(mapping.len()).min(Pool::<Arc<Chunk>>::MAX_SLOTS);
         let vacancy =
             pool.vacancy(slots).map_err(|error| out_of_memory(io::Error::new(io::ErrorKind::OutOfMemory, error)))?;

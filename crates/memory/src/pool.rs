@@ -10,6 +10,8 @@ const WORD_BITS: usize = u64::BITS as usize;
 /// without a key one is kept, so that a cache whose size goes up and down by one key does not map and unmap.
 pub struct Pool<C> {
     chunks: Vec<Option<Entry<C>>>,
+    /// The numbers that no chunk has, with room for all.
+    vacant: Vec<usize>,
     /// One bit for each chunk: whether it has a free slot.
     available: Vec<u64>,
     /// The chunk that has no key, if there is one.
@@ -44,7 +46,7 @@ impl Vacancy {
 
 impl<C> Default for Pool<C> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), available: Vec::new(), spare: None }
+        Self { chunks: Vec::new(), vacant: Vec::new(), available: Vec::new(), spare: None }
     }
 }
 
@@ -94,6 +96,7 @@ impl<C: Clone> Pool<C> {
         let (kept, leaving) = if (spare_slots, spare) < (slots, number) { (spare, number) } else { (number, spare) };
         self.spare = Some(kept);
         self.mark(leaving, false);
+        self.vacant.push(leaving);
         self.chunks[leaving].take().map(|entry| entry.chunk)
     }
 
@@ -102,10 +105,11 @@ impl<C: Clone> Pool<C> {
     /// # Errors
     /// If the heap has no memory for the bookkeeping.
     pub fn vacancy(&mut self, slots: usize) -> Result<Vacancy, TryReserveError> {
-        let number = self.chunks.iter().position(Option::is_none).unwrap_or(self.chunks.len());
+        let number = self.vacant.last().copied().unwrap_or(self.chunks.len());
         let mut free = Vec::new();
         free.try_reserve_exact(slots)?;
         self.chunks.try_reserve(1)?;
+        self.vacant.try_reserve((self.chunks.len() + 1).saturating_sub(self.vacant.len()))?;
         self.available.try_reserve(1)?;
         Ok(Vacancy { number, free })
     }
@@ -119,6 +123,7 @@ impl<C: Clone> Pool<C> {
         if number == self.chunks.len() {
             self.chunks.push(Some(entry));
         } else {
+            self.vacant.pop(); // the one that the vacancy named
             self.chunks[number] = Some(entry);
         }
         if number / WORD_BITS == self.available.len() {
@@ -129,6 +134,7 @@ impl<C: Clone> Pool<C> {
     }
 
     /// The chunks there are.
+    #[cfg(test)]
     pub fn chunks(&self) -> impl Iterator<Item = &C> {
         self.chunks.iter().flatten().map(|entry| &entry.chunk)
     }

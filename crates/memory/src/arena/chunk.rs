@@ -94,8 +94,8 @@ impl Chunk {
         Self::slots_in(self.mapping.len())
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.mapping.len()
+    pub(super) fn bytes_of(slots: usize) -> usize {
+        slots * size_of::<RawSlot>()
     }
 
     #[cfg(test)]
