@@ -5,7 +5,9 @@ use crate::workspace::Workspace;
 
 /// Where links may lead. A mirror or a private host is none of a reader's business, so a new one is looked at once.
 const PUBLIC_HOSTS: &[&str] = &[
+    "aws.amazon.com",
     "c2sp.org",
+    "cloud.google.com",
     "cloudkms.googleapis.com",
     "datatracker.ietf.org",
     "doc.rust-lang.org",
