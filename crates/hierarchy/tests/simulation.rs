@@ -1,4 +1,4 @@
-//! The engine in virtual time over random traffic, failures, cancellations, clock jumps and invalidations. After each step a
+//! The engine in virtual time over random topologies, traffic, failures, cancellations, clock jumps and invalidations. After each step a
 //! model of a few lines checks the promises; without faults it counts the KMS calls to the one.
 //!
 //! Every run follows from its seed. A failing one is printed; run it alone with `KEYSTRATA_SEED=… cargo test -p
@@ -9,6 +9,8 @@
 mod model;
 #[path = "simulation/traffic.rs"]
 mod traffic;
+#[path = "simulation/tree.rs"]
+mod tree;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -54,6 +56,11 @@ fn without_faults_the_calls_are_the_lower_bound_exactly() {
 #[test]
 fn with_all_kinds_of_faults_every_promise_holds() {
     run(Settings::with_faults);
+}
+
+#[test]
+fn with_faults_and_room_for_few_keks_every_promise_holds() {
+    run(Settings::without_room);
 }
 
 /// The same seed makes the same run: else a failing one could not be repeated.

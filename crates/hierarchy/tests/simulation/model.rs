@@ -1,10 +1,16 @@
 //! The promises, as plain as they can be said.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use keystrata_hierarchy::{Hierarchy, clock::Moment};
+use keystrata_hierarchy::{Hierarchy, KekId, clock::Moment};
 
-use super::world::{Call, Mood, World};
+use super::{
+    tree::{Node, Shape},
+    world::{Call, Mood, World},
+};
 
 /// How long after its deadline a key may still be in memory: a round of the sweeper and, where real time was set, the
 /// second in which it notices.
@@ -14,23 +20,38 @@ const NOTICED: Duration = Duration::from_secs(1);
 /// How long a KMS that denied is left in peace.
 const DENIED: Duration = Duration::from_secs(30);
 
-#[derive(Default)]
 pub(crate) struct Model {
+    shape: Shape,
+    ttl: Duration,
+    refresh: bool,
     /// When real time was last set.
     last_jump: Option<Moment>,
-    /// Without faults: when each process was last authorised for a KEK, and how many calls that makes.
-    authorised: BTreeMap<(usize, String, String), Moment>,
+    /// Without faults, by process and account: how its KEK lives, and how many calls that makes.
+    lives: BTreeMap<(usize, String), Life>,
     expected_calls: usize,
 }
 
+/// By boot time.
+#[derive(Clone, Copy)]
+struct Life {
+    deadline: Duration,
+    renewed_from: Duration,
+}
+
 impl Model {
+    pub(crate) fn new(shape: Shape, ttl: Duration, refresh: bool) -> Self {
+        Self { shape, ttl, refresh, last_jump: None, lives: BTreeMap::new(), expected_calls: 0 }
+    }
+
     pub(crate) fn note_jump(&mut self, now: Moment) {
         self.last_jump = Some(now);
     }
 
-    /// An operation ended well at `now`: some call authorised its KEK less than a TTL ago, and after all invalidations.
-    pub(crate) fn check_use(world: &World, process: usize, account: &str, kek: &str, ttl: Duration, now: Moment) {
-        let invalidated = world.invalidated(process, account);
+    /// An operation ended well at `now`: some call authorised what its KEK rests on less than a TTL ago, and after all
+    /// invalidations of that.
+    pub(crate) fn check_use(&self, world: &World, process: usize, node: &Node, kek: KekId, now: Moment) {
+        let (account, kek) = world.top(&node.key_path(), kek);
+        let invalidated = world.invalidated(process, &account);
         let calls = world.calls();
         let authorises = |call: &&Call| {
             call.process == process
@@ -38,30 +59,38 @@ impl Model {
                 && call.kek == kek
                 && call.order > invalidated
                 && matches!(call.answer, Some(Mood::Up | Mood::Wrong))
-                && (ttl.is_zero() || !now.has_reached(call.sent.after(ttl)))
+                && (self.ttl.is_zero() || !now.has_reached(call.sent.after(self.ttl)))
         };
         assert!(
             calls.iter().any(|call| authorises(&call)),
-            "process {process} used KEK {kek} of {account} at {now:?}, and no call authorised that (invalidated at \
-             {invalidated}): {:#?}",
+            "process {process} used a KEK of {} that rests on {kek} of {account} at {now:?}, and no call authorised that \
+             (invalidated at {invalidated}): {:#?}",
+            node.name(),
             calls.iter().filter(|call| call.account == account).collect::<Vec<_>>()
         );
     }
 
-    /// No more keys are in memory than were authorised within a TTL.
-    pub(crate) fn check_residence(&self, world: &World, process: usize, keys: &Hierarchy, ttl: Duration, now: Moment) {
+    /// No more keys are in memory than were authorised within a TTL, and rest on one that was.
+    pub(crate) fn check_residence(&self, world: &World, process: usize, keys: &Hierarchy, now: Moment) {
         let memory = keys.memory();
         assert_eq!(memory.slots_used, keys.cached_keks(), "a slot of no entry, or an entry of no slot");
         // A jump of real time wakes nobody; the sweeper looks once a second.
         let has_just_jumped = self.last_jump.is_some_and(|at| now.boot < at.boot + NOTICED);
-        let mut allowed = std::collections::BTreeSet::new();
+        let mut authorised = BTreeSet::new();
         for call in world.calls().iter().filter(|call| call.process == process) {
             let is_after = call.order > world.invalidated(process, &call.account);
-            let end = call.sent.after(ttl);
+            let end = call.sent.after(self.ttl);
             let is_recent = now.boot < end.boot + RESIDENCE && (has_just_jumped || now.real < end.real + NOTICED);
             if is_after && is_recent && matches!(call.answer, Some(Mood::Up | Mood::Wrong)) {
-                allowed.insert((call.account.clone(), call.kek.clone()));
+                authorised.insert((call.account.clone(), call.kek.clone()));
             }
+        }
+        let mut allowed = authorised.clone();
+        for node in self.shape.nodes().iter().filter(|node| self.shape.parent(node).is_some()) {
+            let path = node.key_path();
+            let keks = world.keks(&path).into_iter();
+            let rests = keks.filter(|kek| authorised.contains(&world.top(&path, *kek)));
+            allowed.extend(rests.map(|kek| (node.name(), kek.to_string())));
         }
         assert!(
             memory.slots_used <= allowed.len(),
@@ -79,16 +108,46 @@ impl Model {
         assert!(was_forgotten || !is_early, "asked again within {DENIED:?} of a denial at {at:?}: {call:?}");
     }
 
+    fn life(&self, process: usize, node: &Node) -> Option<Life> {
+        self.lives.get(&(process, node.name())).copied()
+    }
+
     /// Without faults: what an operation must cost.
-    pub(crate) fn expect_use(&mut self, key: (usize, String, String), now: Moment, ttl: Duration, refresh: bool) {
-        let authorised = self.authorised.get(&key).copied();
-        let is_live = authorised.is_some_and(|at| !now.has_reached(at.after(ttl)));
-        // In the last tenth a use pays ahead for the time after it.
-        let is_due = authorised.is_some_and(|at| now.boot >= at.boot + ttl - ttl / 10);
-        if !is_live || (refresh && is_due) {
-            self.expected_calls += 1;
-            self.authorised.insert(key, now);
+    pub(crate) fn expect_use(&mut self, process: usize, node: &Node, now: Moment) {
+        match self.life(process, node).filter(|life| now.boot < life.deadline) {
+            None => self.expect_load(process, node, now, None),
+            Some(life) => self.expect_renewal(process, node, life, now),
         }
+    }
+
+    /// In the last tenth a use pays ahead for the time after it.
+    fn expect_renewal(&mut self, process: usize, node: &Node, life: Life, now: Moment) {
+        if self.refresh && now.boot >= life.renewed_from {
+            self.expect_load(process, node, now, Some(life.deadline));
+        }
+    }
+
+    /// What is above it first, if that has no life that reaches beyond `beyond`. A call is for the top alone.
+    fn expect_load(&mut self, process: usize, node: &Node, now: Moment, beyond: Option<Duration>) {
+        let own = now.boot + self.ttl;
+        let mut deadline = own;
+        if let Some(parent) = self.shape.parent(node) {
+            let beyond = beyond.unwrap_or_default();
+            let at_hand = self.life(process, parent).filter(|life| now.boot < life.deadline && beyond < life.deadline);
+            if at_hand.is_none() {
+                self.expect_load(process, parent, now, Some(beyond));
+            }
+            let above = self.life(process, parent).unwrap();
+            deadline = own.min(above.deadline);
+            if let Some(above) = at_hand {
+                self.expect_renewal(process, parent, above, now); // it was used too
+            }
+        } else {
+            self.expected_calls += 1;
+        }
+        let remaining = if deadline < own { deadline - now.boot } else { self.ttl };
+        let life = Life { deadline, renewed_from: deadline - remaining / 10 };
+        self.lives.insert((process, node.name()), life);
     }
 
     pub(crate) fn check_calls(&self, world: &World) {

@@ -2,21 +2,22 @@
 
 use std::{fmt::Write, time::Duration};
 
-use keystrata_hierarchy::{Account, Clock, Context, Hierarchy, KeyError, OpenError, Policy, SealError};
+use keystrata_hierarchy::{Account, Clock, Context, Hierarchy, KekId, KeyError, OpenError, Policy, Roots, SealError};
 use tokio::task::JoinHandle;
 
 use super::{
     model::Model,
+    tree::{Node, Shape},
     world::{Mood, World},
 };
 
-const ACCOUNTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 const STEPS: usize = 60;
 
 /// What may happen in a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     faults: bool,
+    shape: Shape,
     processes: usize,
     ttl: Duration,
     refresh: bool,
@@ -29,6 +30,7 @@ impl Settings {
         let ttl = Duration::from_secs(chance.u64(31..600));
         Self {
             faults: false,
+            shape: Shape::any(chance),
             processes: chance.usize(1..=3),
             ttl,
             refresh: chance.bool(),
@@ -37,19 +39,29 @@ impl Settings {
         }
     }
 
+    /// What happens in such a run does not follow from its seed alone.
+    pub(crate) fn without_room(chance: &mut fastrand::Rng) -> Self {
+        Self { capacity: chance.usize(1..5), ..Self::with_faults(chance) }
+    }
+
     pub(crate) fn with_faults(chance: &mut fastrand::Rng) -> Self {
         let ttl = Duration::from_millis(chance.u64(1..300_000));
         let (processes, refresh) = (chance.usize(1..=2), chance.bool());
         let jitter = if chance.bool() { 0.5 } else { 0.0 };
-        let capacity = if chance.u8(0..4) == 0 { chance.usize(1..4) } else { 1_000 };
-        Self { faults: true, processes, ttl, refresh, jitter, capacity }
+        let mut capacity = if chance.u8(0..4) == 0 { chance.usize(1..4) } else { 1_000 };
+        let shape = Shape::any(chance);
+        if !matches!(shape, Shape::Accounts) {
+            // KEKs below end with what is above them, and which of those that end at once makes room is left to chance.
+            capacity = 1_000;
+        }
+        Self { faults: true, shape, processes, ttl, refresh, jitter, capacity }
     }
 }
 
 /// An operation under way, and what it was.
 struct Operation {
     process: usize,
-    account: &'static str,
+    account: &'static Node,
     doing: JoinHandle<Outcome>,
 }
 
@@ -66,7 +78,7 @@ pub(crate) struct Run {
     processes: Vec<Hierarchy>,
     model: Model,
     operations: Vec<Operation>,
-    envelopes: Vec<(&'static str, Vec<u8>)>,
+    envelopes: Vec<(&'static Node, Vec<u8>)>,
     checked_calls: usize,
     trace: String,
 }
@@ -78,12 +90,14 @@ impl Run {
             Policy::builder().kek_ttl(settings.ttl).ttl_jitter(settings.jitter).refresh_ahead(settings.refresh);
         let policy = policy.build().unwrap();
         let process = |process| {
-            let builder = Hierarchy::builder().root_key(world.root_key(process)).store(world.store());
+            let (shape, roots) = (settings.shape, Roots::new(world.root_key(process)));
+            let builder = Hierarchy::builder().topology(move |path| shape.placement(path, &roots)).store(world.store());
             let builder = builder.clock(world.clock.clone()).policy(policy.clone()).jitter_seed(chance.u64(..));
             builder.capacity(settings.capacity).build().unwrap()
         };
         let processes = (0..settings.processes).map(process).collect();
-        let (model, trace) = (Model::default(), format!("{settings:?}"));
+        let model = Model::new(settings.shape, settings.ttl, settings.refresh);
+        let trace = format!("{settings:?}");
         Self {
             settings,
             chance,
@@ -111,7 +125,8 @@ impl Run {
     }
 
     fn step(&mut self) {
-        let (process, account) = (self.chance.usize(..self.processes.len()), ACCOUNTS[self.chance.usize(..4)]);
+        let nodes = self.settings.shape.nodes();
+        let (process, account) = (self.chance.usize(..self.processes.len()), &nodes[self.chance.usize(..nodes.len())]);
         if !self.settings.faults {
             match self.chance.u8(0..10) {
                 0..6 => self.begin(process, account),
@@ -126,12 +141,13 @@ impl Run {
             80..84 => self.cancel_one(),
             84..89 => {
                 let moods = [Mood::Up, Mood::Up, Mood::Throttled, Mood::Unavailable, Mood::Denied, Mood::Wrong];
-                self.world.set_mood(account, moods[self.chance.usize(..moods.len())]);
+                self.world.set_mood(&account.name(), moods[self.chance.usize(..moods.len())]);
             }
             89..92 => self.world.set_store_down(self.chance.u8(0..3) == 0),
             92..95 => {
-                self.processes[process].invalidate(account).unwrap();
-                self.world.note_invalidation(process, Some(account));
+                self.processes[process].invalidate(account.key_path()).unwrap();
+                self.world.note_invalidation(process, Some(&account.name()));
+                self.check_gone(process, account);
             }
             95 => {
                 self.processes[process].invalidate_all();
@@ -146,16 +162,26 @@ impl Run {
         }
     }
 
-    fn account(&self, process: usize, account: &str) -> Account {
-        self.processes[process].account(account).unwrap()
+    fn account(&self, process: usize, account: &Node) -> Account {
+        self.processes[process].account(account.key_path()).unwrap()
     }
 
-    fn begin(&mut self, process: usize, account: &'static str) {
+    /// Right after an invalidation nothing that rests on the account is at hand.
+    fn check_gone(&self, process: usize, account: &Node) {
+        let shape = self.settings.shape;
+        for (below, envelope) in self.envelopes.iter().filter(|(below, _)| shape.rests_on(below, account)) {
+            let opened = self.account(process, below).try_open(envelope, &Context::none()).unwrap();
+            assert!(opened.is_none(), "{} is at hand, though {} was invalidated", below.name(), account.name());
+        }
+    }
+
+    fn begin(&mut self, process: usize, account: &'static Node) {
         let handle = self.account(process, account);
         let of_account: Vec<&Vec<u8>> =
             self.envelopes.iter().filter(|(owner, _)| *owner == account).map(|(_, envelope)| envelope).collect();
         let doing = if of_account.is_empty() || self.chance.bool() {
-            tokio::spawn(async move { Outcome::Sealed(handle.seal(account.as_bytes(), &Context::none()).await) })
+            let plaintext = account.name();
+            tokio::spawn(async move { Outcome::Sealed(handle.seal(plaintext.as_bytes(), &Context::none()).await) })
         } else {
             let envelope = of_account[self.chance.usize(..of_account.len())].clone();
             tokio::spawn(async move {
@@ -202,7 +228,7 @@ impl Run {
 
     /// Lets all tasks run until none can go on.
     async fn settle(&mut self) {
-        for _ in 0..40 {
+        for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         let now = self.world.clock.now();
@@ -220,7 +246,7 @@ impl Run {
                     Some(envelope)
                 }
                 Outcome::Opened(envelope, Ok(plaintext)) => {
-                    assert_eq!(plaintext, account.as_bytes());
+                    assert_eq!(plaintext, account.name().as_bytes());
                     Some(envelope)
                 }
                 Outcome::Sealed(Err(error)) => self.explain(error),
@@ -229,18 +255,20 @@ impl Run {
                 Outcome::Rotated(Ok(())) => None,
             };
             let Some(envelope) = used else { continue };
-            let kek = hex(&envelope[4..20]);
-            Model::check_use(&self.world, process, account, &kek, self.settings.ttl, now);
+            let kek = KekId::from_bytes(envelope[4..20].try_into().unwrap());
+            self.model.check_use(&self.world, process, account, kek, now);
             if !self.settings.faults {
-                let key = (process, account.to_owned(), kek);
-                self.model.expect_use(key, now, self.settings.ttl, self.settings.refresh);
+                self.model.expect_use(process, account, now);
             }
         }
     }
 
     /// No operation fails without faults. With them, none fails in a way that says the caller did wrong.
     fn explain(&self, error: &dyn std::error::Error) -> Option<&'static Vec<u8>> {
-        let text = error.to_string();
+        let mut text = error.to_string();
+        if text.contains("cannot be used") {
+            text = error.source().unwrap().to_string(); // of what is above it
+        }
         assert!(self.settings.faults, "failed without a fault: {text}");
         let expected = ["throttling", "denies", "unavailable", "corrupt", "longer to get", "stopped", "no KEK yet"];
         assert!(expected.iter().any(|part| text.contains(part)), "a failure of no known kind: {text}");
@@ -252,7 +280,7 @@ impl Run {
         self.world.clock.advance(Duration::ZERO);
         let now = self.world.clock.now();
         for (process, keys) in self.processes.iter().enumerate() {
-            self.model.check_residence(&self.world, process, keys, self.settings.ttl, now);
+            self.model.check_residence(&self.world, process, keys, now);
             assert!(keys.cached_keks() <= self.settings.capacity);
         }
         if !self.settings.faults {
@@ -269,8 +297,8 @@ impl Run {
     /// With all well again everything comes to its end, and every envelope there is opens.
     async fn end(&mut self) {
         self.world.set_store_down(false);
-        for account in ACCOUNTS {
-            self.world.set_mood(account, Mood::Up);
+        for account in self.settings.shape.nodes() {
+            self.world.set_mood(&account.name(), Mood::Up);
         }
         self.world.clock.advance(Duration::from_secs(30)); // what was refused is forgotten
         let mut rounds = 0;
@@ -291,14 +319,7 @@ impl Run {
                 }
                 tokio::task::yield_now().await;
             }
-            assert_eq!(opening.await.unwrap().unwrap(), account.as_bytes());
+            assert_eq!(opening.await.unwrap().unwrap(), account.name().as_bytes());
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

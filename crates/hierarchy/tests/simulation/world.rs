@@ -12,7 +12,7 @@ use keystrata_hierarchy::{
     Raise, RootContext, RootKey, RootKeyError, RootKeyId, Rotation, SecretKey, Shred, StoreError, Update, WrapperQuery,
     clock::Moment, test_util::ManualClock,
 };
-use keystrata_primitives::wrap;
+use keystrata_primitives::{Wrapper, wrap};
 use tokio::sync::oneshot;
 
 /// What the KMS does with one account.
@@ -130,6 +130,20 @@ impl World {
         self.state().waiting.len()
     }
 
+    /// The KEK at the top of the branch that this one stands in, as the KMS sees it.
+    pub(crate) fn top(&self, path: &KeyPath, id: KekId) -> (String, String) {
+        let record = at_once(self.store.record(path, id)).unwrap().unwrap();
+        match &record.wraps[0].wrapper {
+            Wrapper::Parent { path, kek_id } => self.top(path, *kek_id),
+            _ => (path.segments().collect::<Vec<_>>().join("/"), id.to_string()),
+        }
+    }
+
+    /// All KEKs of `path`.
+    pub(crate) fn keks(&self, path: &KeyPath) -> Vec<KekId> {
+        at_once(self.store.records(path)).unwrap().into_iter().map(|record| record.identity.id).collect()
+    }
+
     /// Lets one of the waiting calls be answered.
     pub(crate) fn answer(&self, which: usize) {
         let mut state = self.state();
@@ -171,6 +185,15 @@ impl World {
 
     pub(crate) fn store(&self) -> SimulatedStore {
         SimulatedStore(self.clone())
+    }
+}
+
+/// What a future gives that waits for nothing.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(answer) => answer,
+        std::task::Poll::Pending => panic!("it waits"),
     }
 }
 
