@@ -1,4 +1,4 @@
-//! `keystrata demo`: real files of many accounts, sealed and opened three ways, and the KMS calls of each counted.
+//! `keystrata demo`: real files of many accounts, sealed and opened four ways, and the KMS calls of each counted.
 
 mod corpus;
 mod report;
@@ -18,7 +18,7 @@ use self::{
 };
 use crate::output;
 
-/// Seal and open real files of many accounts under three strategies and count the KMS calls of each
+/// Seal and open real files of many accounts under four strategies and count the KMS calls of each
 ///
 /// Cuts the files of a folder into records, spreads them over accounts as unevenly as tenants are, then seals all, opens
 /// all and compares every byte. The KMS is a key file that answers with an artificial latency; calls are counted there.
@@ -28,6 +28,7 @@ Strategies:
   direct              every object's key wrapped by the KMS itself: one call to seal, one to open
   account-kek         a KEK for each account, unwrapped by the KMS for every seal and every open
   account-kek-cached  the same, with decrypted KEKs kept in memory for their time to live
+  group-kek-cached    the same, with the KEKs of 20 accounts each wrapped by the KEK of a group, and only that by the KMS
 
 Examples:
   keystrata demo
@@ -72,7 +73,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let workload = Workload::new(corpus, args.accounts as usize, latency);
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the demo's keys")?;
 
-    let bar = ProgressBar::new(2 * 3 * u64::from(args.objects));
+    let bar = ProgressBar::new(2 * Kind::ALL.len() as u64 * u64::from(args.objects));
     let style = "{msg:<28} [{bar:40}] {pos}/{len} {eta}";
     bar.set_style(ProgressStyle::with_template(style).context("the progress bar's template")?.progress_chars("=> "));
     let mut strategies = Vec::new();

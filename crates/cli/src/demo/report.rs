@@ -93,7 +93,7 @@ impl Report {
         }
         format!(
             "{} records ({} bytes) of {} files below {}, spread over {} accounts (the largest has {}).\n\
-             Each was sealed, opened and compared under three strategies: {} of {} came back byte for byte.\n\n\
+             Each was sealed, opened and compared under four strategies: {} of {} came back byte for byte.\n\n\
              {table}\n\n\
              KMS: a key file that answers after {} ms; calls are counted there. Cost at ${} per 10,000 calls.\n",
             grouped(self.objects as u64),

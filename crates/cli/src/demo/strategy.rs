@@ -1,4 +1,4 @@
-//! Three ways to keep the keys of the same objects, run the same way.
+//! Four ways to keep the keys of the same objects, run the same way.
 
 use std::{
     path::Path,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use keystrata_hierarchy::{Context, Enveloped, Hierarchy};
+use keystrata_hierarchy::{Context, Enveloped, Hierarchy, KeyPath, Placement, Roots};
 use keystrata_kms::LocalRootKey;
 use keystrata_store::SqliteKekStore;
 use tokio::task::JoinSet;
@@ -21,24 +21,29 @@ use super::corpus::Corpus;
 /// Operations under way at once, as in a service with that many requests.
 const CONCURRENCY: usize = 64;
 
-/// Longer than any run, so that the count is the lower bound: one call for each account.
+/// Longer than any run, so that the count is the lower bound: one call for each account, or for each group.
 const CACHED_TTL: Duration = Duration::from_secs(60 * 60);
+
+/// Accounts of one group, where there are groups.
+pub(super) const GROUP: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Direct,
     AccountKek,
     AccountKekCached,
+    GroupKekCached,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Direct, Self::AccountKek, Self::AccountKekCached];
+    pub(super) const ALL: [Self; 4] = [Self::Direct, Self::AccountKek, Self::AccountKekCached, Self::GroupKekCached];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::AccountKek => "account-kek",
             Self::AccountKekCached => "account-kek-cached",
+            Self::GroupKekCached => "group-kek-cached",
         }
     }
 }
@@ -98,11 +103,16 @@ impl Workload {
         let root = Arc::new(root);
         let keys = match kind {
             Kind::Direct => Keys::Direct(Enveloped::new(Arc::clone(&root))),
-            Kind::AccountKek | Kind::AccountKekCached => {
+            Kind::AccountKek | Kind::AccountKekCached | Kind::GroupKekCached => {
                 let store = SqliteKekStore::open(folder.join(format!("{}.db", kind.name()))).await?;
                 let ttl = if kind == Kind::AccountKek { Duration::ZERO } else { CACHED_TTL };
-                let builder = Hierarchy::builder().root_key(Arc::clone(&root)).store(store);
-                Keys::Accounts(builder.kek_ttl(ttl).capacity(self.accounts()).build()?)
+                let roots = Roots::new(Arc::clone(&root));
+                let builder = Hierarchy::builder().roots(roots.clone()).store(store).kek_ttl(ttl);
+                let builder = match kind {
+                    Kind::GroupKekCached => builder.topology(move |path| placed(path, &roots)),
+                    _ => builder,
+                };
+                Keys::Accounts(builder.capacity(self.accounts() + self.accounts().div_ceil(GROUP)).build()?)
             }
         };
         let keys = Arc::new(keys);
@@ -196,6 +206,13 @@ impl Keys {
 
 fn name(account: usize) -> String {
     format!("account-{account}")
+}
+
+/// Each account in its group, and the groups under the root key.
+fn placed(path: &KeyPath, roots: &Roots) -> Placement {
+    let number = path.segments().next().and_then(|name| name.strip_prefix("account-")?.parse::<usize>().ok());
+    let group = number.and_then(|number| KeyPath::account(&format!("group-{}", number / GROUP)).ok());
+    group.map_or_else(|| Placement::account(roots), Placement::group)
 }
 
 fn context(object: usize) -> Context {

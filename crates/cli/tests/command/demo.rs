@@ -23,11 +23,15 @@ fn calls_are_exactly_what_each_strategy_needs() {
         .iter()
         .map(|strategy| (strategy["name"].as_str().unwrap(), strategy["kms_calls"].as_u64().unwrap()))
         .collect();
-    // A call to seal and one to open; the same and one to make each account's KEK; one for each account, no more.
-    assert_eq!(calls, BTreeMap::from([("direct", 600), ("account-kek", 640), ("account-kek-cached", 40)]));
+    // A call to seal and one to open; the same and one to make each account's KEK; one for each account, no more; one for each
+    // 20 accounts.
+    assert_eq!(
+        calls,
+        BTreeMap::from([("direct", 600), ("account-kek", 640), ("account-kek-cached", 40), ("group-kek-cached", 2)])
+    );
     let saved: Vec<f64> =
         report["strategies"].as_array().unwrap().iter().map(|s| s["saved_percent"].as_f64().unwrap()).collect();
-    assert_eq!(saved, [0.0, -6.67, 93.33]);
+    assert_eq!(saved, [0.0, -6.67, 93.33, 99.67]);
     assert!(report["strategies"][0]["seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(site.files().len(), 2, "nothing is left behind");
 }
@@ -38,7 +42,9 @@ fn the_table_names_what_was_counted() {
     site.write("file", b"x");
     let table = site.ok(&["demo", "--objects", "12", "--accounts", "3", "--kms-latency-ms", "0"], b"");
     let table = String::from_utf8(table).unwrap();
-    for expected in ["direct", "account-kek-cached", "12 of 12", "KMS calls", "87.50 %", "24", "$0.03"] {
+    for expected in
+        ["direct", "account-kek-cached", "group-kek-cached", "12 of 12", "KMS calls", "87.50 %", "24", "$0.03"]
+    {
         assert!(table.contains(expected), "{expected} in\n{table}");
     }
 }
