@@ -124,7 +124,7 @@ impl Account {
     /// Makes a new KEK the account's primary: what is sealed from now on is sealed under it, and what was sealed before
     /// still opens. Gives the new version.
     ///
-    /// One KMS call for each root key that wraps it. This process seals under it when this returns, others within half a minute. Callers at once share
+    /// One KMS call for each root key that wraps it, and none where another KEK does. This process seals under it when this returns, others within half a minute. Callers at once share
     /// one rotation.
     ///
     /// # Errors

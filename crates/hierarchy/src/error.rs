@@ -271,6 +271,10 @@ pub(crate) enum RecordFault {
     CheckMismatch,
     #[error("the parent's KEK that it names did not wrap it: another did, or its bytes were altered")]
     ParentRejects,
+    #[error("its record and those above it name each other's KEKs")]
+    Circle,
+    #[error("its record and those above it name more than 8 KEKs one above the other")]
+    TooDeep,
 }
 
 /// Why nothing was sealed.

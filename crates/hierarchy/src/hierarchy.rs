@@ -66,12 +66,16 @@ impl Hierarchy {
         self.engine.warm(accounts).await
     }
 
-    /// Overwrites the account's decrypted KEKs in this process now, and forgets what was refused to it. Gives the number
-    /// of KEKs.
+    /// Overwrites the account's decrypted KEKs in this process now, and forgets what was refused to it. So it does for the
+    /// accounts inside it, those whose paths begin with its own; and the KEKs that were unwrapped by any of these go too: a
+    /// group's name overwrites all its accounts'. Gives the number of KEKs.
     ///
     /// A load that is under way brings nothing back: what it gets is overwritten, and those who wait for it start another.
     /// So whoever seals or opens after this returned asks the KMS anew. An operation that has copied its KEK already ends
     /// with it.
+    ///
+    /// Where there are paths of several segments, or KEKs that rest on the account's, this looks at everything in memory:
+    /// some tens of milliseconds for a million KEKs.
     ///
     /// # Errors
     /// [`PathError`] if the name is empty or over 128 bytes.
@@ -191,7 +195,8 @@ impl HierarchyBuilder {
 
     /// What wraps the KEKs of each account: see [`Placement`].
     ///
-    /// Asked at every load, also for groups and for the parents of services, so look it up in memory. The same path must
+    /// Asked at every load, also for groups and for the parents of services, and for the account `keystrata-health` by
+    /// [`Hierarchy::health`], so look it up in memory. The same path must
     /// get the same answer in all processes that use the store; where that changes, list what was as
     /// [former](Placement::formerly), and the new answer holds from each account's next load on.
     pub fn topology(mut self, place: impl Fn(&KeyPath) -> Placement + Send + Sync + 'static) -> Self {
@@ -229,7 +234,7 @@ impl HierarchyBuilder {
         self
     }
 
-    /// How many decrypted KEKs are held at most. Default: 100,000, at least 1.
+    /// How many decrypted KEKs are held at most, those of groups and parents included. Default: 100,000, at least 1.
     ///
     /// When there is no room, one of those with the nearest deadlines is overwritten, rather one that was not used for
     /// long. Each takes some 40 bytes of locked memory and a few hundred of ordinary memory. With room for far fewer KEKs than there are accounts with traffic at once,

@@ -40,6 +40,9 @@
 //!   with one KEK that all use.
 //! - An envelope opens under its own account, KEK and context only.
 //!
+//! What wraps an account's KEK is its [`Placement`]: root keys, one or several, its own or shared; the KEK of its path's
+//! parent; or that of a group. A KEK that another unwrapped never outlives it, and is overwritten with it.
+//!
 //! # What it does not
 //! See `docs/threat-model.md`: code in the same process, root, registers, and the buffers of a KMS client are outside what
 //! can be wiped here.

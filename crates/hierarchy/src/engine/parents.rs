@@ -149,7 +149,7 @@ impl Engine {
         f: impl Fn(&Kek<'_>) -> T,
     ) -> Answer<(Parentage, Moment, T)> {
         if climb.depth + 1 >= MOST_LEVELS {
-            return Err(KeyError::Misplaced { path: child.path.clone(), fault: PlacementFault::TooDeep }.into());
+            return Err(which.refusal(child, PlacementFault::TooDeep, RecordFault::TooDeep).into());
         }
         for attempt in 0..=CACHED_TRIES {
             let climb = if attempt == CACHED_TRIES { Climb { from: From::Call, ..climb } } else { climb };
@@ -195,9 +195,9 @@ impl Engine {
             let runtime = self.runtime()?;
             let (waiter, other) = which.loads(&child.path, runtime.id());
             let waits = &self.local.get().waits;
-            let _waits = waits.begin(waiter, other).ok_or_else(|| KeyError::Misplaced {
-                path: child.path.clone(),
-                fault: PlacementFault::Cycle { through: parent.path.clone() },
+            let _waits = waits.begin(waiter, other).ok_or_else(|| {
+                let through = parent.path.clone();
+                which.refusal(child, PlacementFault::Cycle { through }, RecordFault::Circle)
             })?;
             self.refuse_if_closed()?;
             let warrant = self.cache().warrant(&parent.path);
@@ -300,6 +300,14 @@ impl<'a> Which<'a> {
     fn path(self) -> &'a KeyPath {
         match self {
             Self::Kek(_, path, _) | Self::Primary(path) => path,
+        }
+    }
+
+    /// What is wrong with the way up: the topology says where a new KEK goes, a record who wrapped an old one.
+    fn refusal(self, child: &AccountState, fault: PlacementFault, of_record: RecordFault) -> KeyError {
+        match self {
+            Self::Kek(of_child, _, _) => KeyError::corrupt(&child.path, of_child, of_record),
+            Self::Primary(_) => KeyError::Misplaced { path: child.path.clone(), fault },
         }
     }
 
