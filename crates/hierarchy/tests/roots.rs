@@ -175,6 +175,7 @@ async fn a_kek_is_made_only_if_all_roots_wrap_it_unless_fewer_are_allowed() {
             let refused = keys.account("acme").unwrap().seal(b"x", &row(1)).await.unwrap_err();
             assert!(matches!(&refused, SealError::Key(error) if error.is_retryable()), "{refused}");
             assert_eq!((site.store().versions("acme").await, keys.cached_keks()), (0, 0));
+            assert_eq!([site.near.calls(), site.far.calls()], [1, lost], "nothing is paid for that comes to nothing");
 
             let keys = site.process(site.both().accept_at_least(one), exact());
             let sealed = keys.account("acme").unwrap().seal(b"x", &row(1)).await.unwrap();

@@ -199,3 +199,44 @@ fn with_many_shards_the_capacity_holds_over_all_of_them() {
     assert_eq!((cache.len(), cache.memory().slots_used), (5_000, 5_000));
     assert_eq!(signals.stats().evictions, 1_000);
 }
+
+/// The life of a KEK that one of `parent` unwraps, whose warrant was taken just now.
+fn life_below(cache: &KekCache, parent: &KeyPath) -> Life {
+    let warrant = cache.warrant(parent);
+    let now = cache.shared.clock.now();
+    let end = crate::clock::Nanos::from(now.after(Duration::from_secs(1)));
+    let lineage = cache.lineage(parent, &warrant, None);
+    let parent = Parentage { requested_at: 0, deadline: end, end, is_renewed: false, lineage };
+    Life {
+        requested_at: now,
+        ttl: Duration::from_secs(9),
+        refresh: None,
+        max_stale: Duration::ZERO,
+        parent: Some(parent),
+    }
+}
+
+#[test]
+fn what_a_parent_unwrapped_before_it_was_invalidated_is_not_put_in_after_it() {
+    let cache = cache(ManualClock::new());
+    let group = cache.account(&KeyPath::account("group").unwrap(), Policy::default);
+    let account = account(&cache);
+    let derived = identity(1).derive(&SecretKey::from_slice(&[1; 32]).unwrap());
+    let put_in = |life: &Life| cache.install(&account, &identity(1), &derived, life, cache.epoch(&account));
+    let invalidations: [&dyn Fn(); 3] = [
+        &|| _ = cache.invalidate(&group.path),
+        &|| _ = cache.invalidate_since(&group, cache.epoch(&group)).unwrap(),
+        &|| _ = cache.invalidate_all(),
+    ];
+    for invalidate in invalidations {
+        // On its way when the parent falls, and there when it falls: gone both times.
+        let life = life_below(&cache, &group.path);
+        invalidate();
+        assert!(matches!(put_in(&life).unwrap_err(), NotInstalled::Outdated));
+        let kek = put_in(&life_below(&cache, &group.path)).unwrap();
+        assert!(kek.is_live(cache.shared.clock.now()));
+        invalidate();
+        assert!(!kek.is_live(cache.shared.clock.now()));
+        assert_eq!((cache.len(), cache.memory().slots_used), (0, 0));
+    }
+}
