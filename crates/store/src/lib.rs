@@ -33,12 +33,17 @@ assert!(again.primaries(None, 10).await?.is_empty());
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
-#[cfg(feature = "sqlite")]
-mod row_faults;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod wrappers;
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresConfig, PostgresConfigError, PostgresKekStore};
 
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteKekStore;

@@ -1,9 +1,12 @@
 //! What the tests need besides cargo. Everything lands under the target folder; nothing is installed system-wide.
 
+mod postgres;
+
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::postgres::Postgres;
 use crate::{
     step::{self, cargo},
     workspace::Workspace,

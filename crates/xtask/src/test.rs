@@ -69,10 +69,12 @@ fn optimised() -> Result<()> {
 /// Tests that need a server are ignored ones in a test target named `servers`, and run here, where setup provides it.
 fn servers(workspace: &Workspace) -> Result<()> {
     setup::kms_servers(workspace)?;
+    let postgres = setup::Postgres::start()?;
     step::run(
         "tests with servers",
         // Load tests take minutes and mean little unoptimised: `--load` is for them.
-        &mut cargo("test --locked --workspace --all-features --test servers -- --include-ignored --skip load::"),
+        cargo("test --locked --workspace --all-features --test servers -- --include-ignored --skip load::")
+            .envs(postgres.environment()),
     )
 }
 

@@ -1,12 +1,11 @@
 //! The statements that read, and what a row must hold before it is believed.
 
-use keystrata_hierarchy::{AccountCopy, PathHead, StoreError, Tombstone, WrapperQuery};
-use keystrata_primitives::{KekId, KekRecord, KekVersion, KeyPath};
+use keystrata_hierarchy::{AccountCopy, KekId, KekRecord, KekVersion, KeyPath, PathHead, WrapperQuery};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::error::Failure;
 use crate::{
-    row_faults::{Misplaced, not_a_path, not_a_record},
+    rows::{Account, Misplaced, RawAccount, RawRecord, read_path},
     wrappers::index_key,
 };
 
@@ -32,16 +31,8 @@ pub(super) fn record(db: &Connection, path: &KeyPath, id: KekId) -> Result<Optio
     let sql =
         "SELECT a.path, a.primary_id, a.min_version, a.shredded_at, a.shredded_keks, k.kek_id, k.version, k.state,
         k.record FROM account a LEFT JOIN kek k ON k.path = a.path AND k.kek_id = ?2 WHERE a.path = ?1";
-    let read = |row: &Row<'_>| -> Result<Option<KekRecord>, Failure> {
-        let Account { path, min_version, tombstone, .. } = Account::read(row)?;
-        if let Some(tombstone) = tombstone {
-            return Err(StoreError::Shredded { path, tombstone }.into());
-        }
-        if row.get_ref(5)? == rusqlite::types::ValueRef::Null {
-            return Ok(None);
-        }
-        Ok(Some(StoreError::check_min_version(read_record(row, path, 5)?, min_version)?))
-    };
+    let read =
+        |row: &Row<'_>| -> Result<Option<KekRecord>, Failure> { Ok(read_account(row)?.usable(raw_record(row, 5)?)?) };
     let found = db.prepare_cached(sql)?.query_row(params![path.as_bytes(), id.as_bytes()], |row| Ok(read(row)));
     Ok(found.optional()?.transpose()?.flatten())
 }
@@ -61,7 +52,7 @@ pub(super) fn export(db: &mut Connection, path: &KeyPath) -> Result<Option<Accou
 
 pub(super) fn export_within(db: &Connection, path: &KeyPath) -> Result<Option<AccountCopy>, Failure> {
     let sql = "SELECT path, primary_id, min_version, shredded_at, shredded_keks FROM account WHERE path = ?1";
-    let account = db.prepare_cached(sql)?.query_row([path.as_bytes()], |row| Ok(Account::read(row))).optional()?;
+    let account = db.prepare_cached(sql)?.query_row([path.as_bytes()], |row| Ok(read_account(row))).optional()?;
     let sql = "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 ORDER BY version";
     let records = all(db, sql, [path.as_bytes()], read_row)?;
     let account = match account.transpose()? {
@@ -70,8 +61,7 @@ pub(super) fn export_within(db: &Connection, path: &KeyPath) -> Result<Option<Ac
         // Somebody deleted it by other means; what is left must not pass for a new account.
         None => Account { path: path.clone(), primary: None, min_version: KekVersion::FIRST, tombstone: None },
     };
-    let Account { path, primary, min_version, tombstone } = account;
-    Ok(Some(AccountCopy { path, records, primary, min_version, tombstone }))
+    Ok(Some(account.copy(records)))
 }
 
 pub(super) fn by_wrapper(
@@ -110,71 +100,35 @@ pub(super) fn all<T>(
     Ok(found)
 }
 
-/// A row of the table `account`.
-struct Account {
-    path: KeyPath,
-    primary: Option<KekId>,
-    min_version: KekVersion,
-    tombstone: Option<Tombstone>,
-}
-
-impl Account {
-    /// From the first five columns.
-    fn read(row: &Row<'_>) -> Result<Self, Failure> {
-        let path = read_path(row)?;
-        let broken = |what| Failure::from(Misplaced(what).of(path.clone()));
-        let primary = match row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
-            Some(id) => Some(KekId::from_bytes(id.try_into().map_err(|_| broken("primary"))?)),
-            None => None,
-        };
-        let min_version = KekVersion::new(row.get(2)?).ok_or_else(|| broken("lowest version"))?;
-        let tombstone = match (row.get::<_, Option<i64>>(3)?, row.get(4)?) {
-            (Some(at), Some(keks)) => Some(Tombstone { at: at.cast_unsigned(), keks }),
-            (None, None) => None,
-            _ => return Err(broken("tombstone")),
-        };
-        Ok(Self { path, primary, min_version, tombstone })
-    }
+/// The head of a path from the first five columns.
+fn read_account(row: &Row<'_>) -> Result<Account, Failure> {
+    let account = RawAccount {
+        path: row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?,
+        primary_id: row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)?,
+        min_version: row.get(2)?,
+        shredded_at: row.get(3)?,
+        shredded_keks: row.get(4)?,
+    };
+    Ok(account.read()?)
 }
 
 fn read_head(row: &Row<'_>) -> Result<PathHead, Failure> {
-    let Account { path, primary, min_version, tombstone } = Account::read(row)?;
-    let primary = match primary {
-        Some(_) => Some(read_record(row, path.clone(), 5)?),
-        None => None,
-    };
-    Ok(PathHead { path, primary, min_version, tombstone })
-}
-
-fn read_path(row: &Row<'_>) -> Result<KeyPath, Failure> {
-    let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-    KeyPath::from_bytes(bytes).map_err(|error| not_a_path(error).into())
+    Ok(read_account(row)?.head(raw_record(row, 5)?)?)
 }
 
 /// The record of a row that begins with its path.
 pub(super) fn read_row(row: &Row<'_>) -> Result<KekRecord, Failure> {
-    read_record(row, read_path(row)?, 1)
+    let path = read_path(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
+    Ok(raw_record(row, 1)?.read(path)?)
 }
 
-/// The record in the columns KEK id, version, state and record, if it is the one that these announce.
-fn read_record(row: &Row<'_>, path: KeyPath, first: usize) -> Result<KekRecord, Failure> {
+/// The columns KEK id, version, state and record.
+fn raw_record<'a>(row: &'a Row<'_>, first: usize) -> Result<RawRecord<'a>, Failure> {
     let bytes = |index| row.get_ref(index)?.as_blob_or_null().map_err(rusqlite::Error::from);
-    let Some(record) = bytes(first + 3)? else { return Err(Misplaced("existence").of(path).into()) };
-    let record = KekRecord::parse(record).map_err(|error| Failure::from(not_a_record(&path, error)))?;
-    let identity = &record.identity;
-    let differs = if identity.path != path {
-        Some("account path")
-    } else if Some(&identity.id.as_bytes()[..]) != bytes(first)? {
-        Some("KEK id")
-    } else if i64::from(identity.version.get()) != row.get(first + 1)? {
-        Some("version")
-    } else if record.state as i64 != row.get(first + 2)? {
-        Some("state")
-    } else {
-        None
-    };
-    match differs {
-        None => Ok(record),
-        Some(field) => Err(Misplaced(field).of(path).into()),
-    }
+    Ok(RawRecord {
+        kek_id: bytes(first)?,
+        version: row.get(first + 1)?,
+        state: row.get(first + 2)?,
+        record: bytes(first + 3)?,
+    })
 }

@@ -1,0 +1,158 @@
+//! Several processes on one PostgreSQL store.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use keystrata_hierarchy::{Creation, KekRecord, KekState, KekStore, KekVersion, Rotation, Shred, StoreError};
+use keystrata_store::{PostgresConfig, PostgresKekStore};
+
+use super::{
+    postgres_database::Database,
+    support::{STORE, path, record},
+};
+
+const PROCESSES: usize = 6;
+const ACCOUNTS: usize = 5;
+const ROTATIONS: u32 = 20;
+
+fn child(name: &str, url: &str) -> Command {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child
+        .args(["--ignored", "--exact", "--nocapture", &format!("postgres_processes::{name}")])
+        .env(STORE, url)
+        .stdout(Stdio::piped());
+    child
+}
+
+/// The store that a parent test gave; `None` where the test runs by itself.
+async fn given() -> Option<PostgresKekStore> {
+    let url = env::var(STORE).ok()?;
+    Some(PostgresKekStore::open(PostgresConfig::from_url(&url).unwrap()).await.unwrap())
+}
+
+#[tokio::test]
+#[ignore = "a child of another test"]
+async fn child_that_rotates_the_same_accounts() {
+    let Some(store) = given().await else { return };
+    for number in 0..ACCOUNTS {
+        let name = format!("account {number}");
+        match store.create(&record(&name)).await.unwrap() {
+            Creation::Created => println!("created {number}"),
+            Creation::Exists => {}
+        }
+        for _ in 0..ROTATIONS {
+            let primary = match store.primary(&path(&name)).await {
+                Ok(primary) => primary.unwrap(),
+                Err(StoreError::Shredded { .. }) => break,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(primary.state, KekState::Primary);
+            let mut next = record(&name);
+            next.identity.version = primary.identity.version.next().unwrap();
+            match store.rotate(primary.identity.id, &next).await {
+                Ok(Rotation::Rotated) => println!("rotated {number}"),
+                Ok(Rotation::Superseded) => {}
+                Err(StoreError::Shredded { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // The last account is ended under the others' hands.
+        if number == ACCOUNTS - 1 && matches!(store.shred(&path(&name), 1).await.unwrap(), Shred::Shredded(_)) {
+            println!("shredded {number}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn processes_that_change_the_same_accounts_end_with_one_winner_each() {
+    let database = Database::new().await;
+    let url = database.url("&pool_size=2");
+    let children: Vec<_> =
+        (0..PROCESSES).map(|_| child("child_that_rotates_the_same_accounts", &url).spawn().unwrap()).collect();
+    let mut lines = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        lines.extend(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned));
+    }
+    let count = |line: String| lines.iter().filter(|printed| **printed == line).count();
+    let store = database.open().await;
+    for number in 0..ACCOUNTS {
+        assert_eq!(count(format!("created {number}")), 1);
+        let records = store.records(&path(&format!("account {number}"))).await.unwrap();
+        let rotated = count(format!("rotated {number}"));
+        assert_eq!(records.len(), rotated + 1, "every rotation that was confirmed is there, and no other");
+        let versions: Vec<u32> = records.iter().map(|record| record.identity.version.get()).collect();
+        assert_eq!(versions, (1..=u32::try_from(records.len()).unwrap()).collect::<Vec<_>>());
+        if number == ACCOUNTS - 1 {
+            assert_eq!(count(format!("shredded {number}")), 1);
+            assert!(records.iter().all(|record| record.state == KekState::Destroyed && record.wraps.is_empty()));
+        } else {
+            let primaries = records.iter().filter(|record| record.state == KekState::Primary).count();
+            assert_eq!((primaries, records.last().unwrap().state), (1, KekState::Primary));
+            assert!(rotated >= usize::try_from(ROTATIONS).unwrap(), "rotations that go on beside each other");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "a child of another test"]
+async fn child_that_works_until_killed() {
+    let Some(store) = given().await else { return };
+    for number in 0.. {
+        let mut kek = record(&format!("killed {} {number}", std::process::id()));
+        store.create(&kek).await.unwrap();
+        println!("created {} {number}", std::process::id());
+        for version in 2..5 {
+            let next =
+                KekRecord { wraps: kek.wraps.clone(), ..record(&format!("killed {} {number}", std::process::id())) };
+            let previous = kek.identity.id;
+            kek = next;
+            kek.identity.version = KekVersion::new(version).unwrap();
+            store.rotate(previous, &kek).await.unwrap();
+        }
+        println!("rotated {} {number}", std::process::id());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn what_was_reported_done_survives_a_kill() {
+    let database = Database::new().await;
+    let url = database.url("&pool_size=1");
+    let mut reported = Vec::new();
+    for round in 1..=10 {
+        let mut child = child("child_that_works_until_killed", &url).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut lines = lines.filter(|line| line.starts_with("created ") || line.starts_with("rotated "));
+        reported.extend(lines.by_ref().take(round * 3));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reported.extend(lines);
+    }
+    let store = database.open().await;
+    assert!(reported.len() >= 165, "{}", reported.len());
+    for line in &reported {
+        let (done, name) = line.split_once(' ').unwrap();
+        let records = store.records(&path(&format!("killed {name}"))).await.unwrap();
+        let least = if done == "created" { 1 } else { 4 };
+        assert!(records.len() >= least, "{line}");
+    }
+    // What was under way is there whole or not at all.
+    let mut after = None;
+    loop {
+        let page = store.accounts(after.as_ref(), 50).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.path.clone());
+        for head in &page {
+            let records = store.records(&head.path).await.unwrap();
+            assert_eq!(head.primary.as_ref(), records.last());
+            let primaries = records.iter().filter(|record| record.state == KekState::Primary).count();
+            assert_eq!(primaries, 1);
+        }
+    }
+}
