@@ -7,7 +7,10 @@
     doc = "| [`SqliteKekStore`] | `sqlite`, on by default | one machine, any number of processes |"
 )]
 #![cfg_attr(not(feature = "sqlite"), doc = "| `SqliteKekStore` | `sqlite`, off in this build | one machine |")]
+#![cfg_attr(feature = "postgres", doc = "| [`PostgresKekStore`] | `postgres` | a fleet |")]
+#![cfg_attr(not(feature = "postgres"), doc = "| `PostgresKekStore` | `postgres`, off in this build | a fleet |")]
 //!
+//! `docs/stores.md` says how each is set up and backed up, and what its errors mean.
 #![cfg_attr(
     feature = "sqlite",
     doc = r#"

@@ -11,11 +11,12 @@ use keystrata_hierarchy::{
     PathHead, Raise, Rotation, Shred, StoreError, Tombstone, Update, WrapperQuery, test_util::conformance,
 };
 use keystrata_kms::LocalRootKey;
+use keystrata_primitives::KekIdentity;
 use keystrata_store::PostgresKekStore;
 use tokio::sync::RwLock;
 
 use super::{
-    postgres_database::{Database, alone, connect},
+    postgres_database::{Database, alone, connect, server},
     support::{path, record},
 };
 
@@ -229,6 +230,44 @@ async fn rows_that_somebody_changed_are_refused() {
     let store = database.open().await;
     database.run("ALTER TABLE kek RENAME COLUMN record TO other").await;
     assert!(incompatible(store.create(&record("acme")).await).contains("backup"));
+}
+
+/// As `docs/stores.md` has it.
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_dump_restores_the_store() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let first = record("acme");
+    store.create(&first).await.unwrap();
+    let second = KekRecord {
+        identity: KekIdentity { version: KekVersion::new(2).unwrap(), ..record("acme").identity },
+        ..record("acme")
+    };
+    store.rotate(first.identity.id, &second).await.unwrap();
+    store.create(&record("globex")).await.unwrap();
+    store.shred(&path("globex"), 3).await.unwrap();
+    let before = [store.export(&path("acme")).await.unwrap(), store.export(&path("globex")).await.unwrap()];
+
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("keys.dump");
+    let url = format!("{}/postgres", server());
+    let run = |program: &str, arguments: &[&str]| {
+        let done = std::process::Command::new(program).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let dump = dump.to_str().unwrap();
+    run("pg_dump", &[&format!("--schema={}", database.schema), "--format=custom", &format!("--file={dump}"), &url]);
+    database.run(&format!("DROP SCHEMA {} CASCADE", database.schema)).await;
+    assert!(PostgresKekStore::open(database.config("")).await.is_err());
+    run("pg_restore", &[&format!("--dbname={url}"), dump]);
+
+    let restored = database.open().await;
+    let after = [restored.export(&path("acme")).await.unwrap(), restored.export(&path("globex")).await.unwrap()];
+    assert_eq!(before, after);
+    let again = restored.create(&record("globex")).await.unwrap_err();
+    assert!(matches!(again, StoreError::Shredded { .. }), "{again}");
+    assert_eq!(restored.create(&record("new")).await.unwrap(), Creation::Created);
 }
 
 /// Durability is the store's, whatever the session was given.
