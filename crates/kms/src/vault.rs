@@ -205,32 +205,36 @@ impl VaultTransitRootKey {
         request: &Request<'_>,
         used: impl FnOnce(&Answer) -> Result<T, RootKeyError>,
     ) -> Result<T, RootKeyError> {
-        let token = self.login.token().await?;
-        let (mut attempt, mut answer) = self.send(operation, request, &token).await?;
-        if answer.status == 403 {
-            let other = match self.login.replace(&token).await {
-                Ok(other) => other,
-                Err(error) => {
-                    attempt.end_with_token(answer.request_id().as_deref());
-                    return Err(error);
+        let mut token = self.login.token().await?;
+        let mut is_second = false;
+        loop {
+            let (attempt, answer) = self.send(operation, request, &token).await?;
+            let request_id = answer.request_id();
+            // A refusal is the policy's word only if the token is good, be it the first or the one after it.
+            let replaced = if answer.status == 403 { self.login.replace(&token).await } else { Ok(None) };
+            match replaced {
+                Ok(None) => {
+                    let outcome = used(&answer);
+                    attempt.end(&outcome, request_id.as_deref());
+                    return outcome;
                 }
-            };
-            if let Some(other) = other {
-                attempt.end_with_token(answer.request_id().as_deref());
-                further_request()?;
-                (attempt, answer) = self.send(operation, request, &other).await?;
-                // A refusal is the policy's word only if this token is good; it may have ended just as well as the first.
-                if answer.status == 403 && !matches!(self.login.replace(&other).await, Ok(None)) {
-                    attempt.end_with_token(answer.request_id().as_deref());
+                Ok(Some(other)) if !is_second => {
+                    attempt.end_with_token(request_id.as_deref());
+                    further_request()?;
+                    (token, is_second) = (other, true);
+                }
+                Ok(Some(_)) => {
+                    attempt.end_with_token(request_id.as_deref());
                     return Err(RootKeyError::unavailable(
-                        "Vault's token was replaced and the new one refused too: try again",
+                        "Vault's token was replaced twice and refused each time: try again",
                     ));
+                }
+                Err(error) => {
+                    attempt.end_with_token(request_id.as_deref());
+                    return Err(error);
                 }
             }
         }
-        let outcome = used(&answer);
-        attempt.end(&outcome, answer.request_id().as_deref());
-        outcome
     }
 
     async fn send(

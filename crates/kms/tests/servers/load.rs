@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use keystrata_hierarchy::{
     Context, GeneratedKey, Hierarchy, MemoryKekStore, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey,
 };
-use keystrata_kms::{Budget, Guard};
+use keystrata_kms::{Budget, Guard, VaultTransitConfig};
 use tokio::task::JoinSet;
 
 use crate::{aws, proxy::Proxy, vault};
@@ -19,7 +19,7 @@ use crate::{aws, proxy::Proxy, vault};
 /// What is asked of a server.
 #[derive(Clone, Copy)]
 struct Load {
-    accounts: usize,
+    accounts: u32,
     callers_per_account: usize,
     per_second: u32,
     burst: u32,
@@ -72,44 +72,45 @@ impl<R: RootKey> RootKey for Noted<R> {
     }
 }
 
+impl Load {
+    fn accounts(self) -> usize {
+        self.accounts.try_into().unwrap()
+    }
+
+    /// Long enough for all accounts to be served, several times over.
+    fn patience(self) -> Duration {
+        Duration::from_secs(1) * self.accounts / self.per_second * 4 + Duration::from_secs(10)
+    }
+}
+
 /// Makes a KEK for each account, then opens objects of all of them in a process that knows none of their KEKs. `requests`
-/// counts what reached the server, or nothing does.
+/// counts what reached the server, if anything does.
 async fn run<R: RootKey + 'static>(name: &str, load: Load, root: R, requests: impl Fn() -> Option<usize>) {
     let number = |n| std::num::NonZeroU32::new(n).unwrap();
-    let wait = Duration::from_secs_f64(load.accounts as f64 / f64::from(load.per_second)) * 4 + Duration::from_secs(10);
-    let budget = Arc::new(Budget::per_second(number(load.per_second), number(load.burst)).max_wait(wait));
+    let budget = Budget::per_second(number(load.per_second), number(load.burst)).max_wait(load.patience());
     let noted = Noted::new(root);
-    let guarded = Arc::new(
-        Guard::new("load", Arc::clone(&budget)).attempt_limit(Duration::from_secs(30)).around(Arc::clone(&noted)),
-    );
+    let guard = Guard::new("load", Arc::new(budget)).attempt_limit(Duration::from_secs(30));
+    let guarded = Arc::new(guard.around(Arc::clone(&noted)));
     let store = Arc::new(MemoryKekStore::new());
     let process = || {
         let root = Arc::clone(&guarded);
-        Hierarchy::builder().root_key(root).store(Arc::clone(&store)).capacity(load.accounts).build().unwrap()
+        // More than there are accounts: a KEK that is evicted costs a call like one that was never there.
+        Hierarchy::builder().root_key(root).store(Arc::clone(&store)).capacity(4 * load.accounts()).build().unwrap()
     };
 
-    let writer = process();
-    let mut sealing = JoinSet::new();
-    for account in 0..load.accounts {
-        let handle = writer.account(format!("account {account}")).unwrap();
-        sealing.spawn(async move { (account, handle.seal(&text(account), &row(account)).await.unwrap()) });
-    }
-    let mut sealed = vec![Vec::new(); load.accounts];
-    for (account, envelope) in finished(sealing).await {
-        sealed[account] = envelope;
-    }
-    writer.close();
+    let sealed = Arc::new(seal_for_all(&process(), load).await);
     let made = noted.take();
-    assert!(made.len() >= load.accounts, "a KEK for each account: {}", made.len());
+    assert!(made.len() >= load.accounts(), "a KEK for each account: {}", made.len());
     assert_within_budget(&made, load);
 
-    let (sealed, reader) = (Arc::new(sealed), process());
-    let (calls_before, requests_before) = (guarded.kms_calls(), requests());
-    let (memory_before, mut most_memory) = (resident_bytes(), 0);
+    // To learn that a Vault key is derived takes a second request, and in this crowd that waits for its turn as a retry.
+    let (calls_before, retries_before) = (guarded.kms_calls(), guarded.stats().retries);
+    let (reader, requests_before) = (process(), requests());
+    let memory_before = resident_bytes();
     let start = Instant::now();
     let mut opening = JoinSet::new();
-    for caller in 0..load.accounts * load.callers_per_account {
-        let (account, sealed) = (caller % load.accounts, Arc::clone(&sealed));
+    for caller in 0..load.accounts() * load.callers_per_account {
+        let (account, sealed) = (caller % load.accounts(), Arc::clone(&sealed));
         let handle = reader.account(format!("account {account}")).unwrap();
         opening.spawn(async move {
             let began = Instant::now();
@@ -118,47 +119,51 @@ async fn run<R: RootKey + 'static>(name: &str, load: Load, root: R, requests: im
             began.elapsed()
         });
     }
-    let mut waits = Vec::new();
-    while let Some(wait) =
-        tokio::time::timeout(DEADLINE, opening.join_next()).await.expect("the server goes on answering")
-    {
-        waits.push(wait.unwrap());
-        if waits.len() % 1_000 == 1 {
-            most_memory = most_memory.max(resident_bytes());
-        }
-    }
+    let (mut waits, most_memory) = finished(opening).await;
     let took = start.elapsed();
+
     let calls = guarded.kms_calls() - calls_before;
-    assert_eq!(calls, load.accounts as u64, "one call for each account, however many callers");
+    let stats = guarded.stats();
+    assert_eq!(calls, u64::from(load.accounts), "one call for each account, however many callers: {stats:?}");
+    assert_eq!(stats.retries, retries_before);
     if let (Some(before), Some(after)) = (requests_before, requests()) {
-        assert_eq!(after - before, load.accounts, "and so it arrived at the server");
+        assert_eq!(after - before, load.accounts(), "and so it arrived at the server");
     }
     let sent = noted.take();
-    assert_eq!(sent.len(), load.accounts);
+    assert_eq!(sent.len(), load.accounts());
     assert_within_budget(&sent, load);
-    assert_eq!(guarded.stats().retries, 0);
 
     waits.sort_unstable();
-    let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize].as_secs_f64();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100].as_secs_f64();
     println!(
         "{name}: {} accounts, {} callers, {}/s and {} at once: {calls} calls in {:.2} s, {:.0}/s; waits p50 {:.2} s, \
-         p99 {:.2} s; resident {} MiB, {} MiB at most while {} waited",
+         p99 {:.2} s; resident {} MiB before, {} MiB at most",
         load.accounts,
         waits.len(),
         load.per_second,
         load.burst,
         took.as_secs_f64(),
-        calls as f64 / took.as_secs_f64(),
-        at(0.5),
-        at(0.99),
+        f64::from(load.accounts) / took.as_secs_f64(),
+        at(50),
+        at(99),
         memory_before >> 20,
         most_memory >> 20,
-        waits.len(),
     );
-    // 2 KiB for each caller's task and handle, and as much again for what the allocator keeps.
+    // A few KiB for each caller's task, however long it waits.
     let bound = memory_before + waits.len() as u64 * 4096 + (64 << 20);
     assert!(most_memory <= bound, "{most_memory} bytes are resident, {bound} were expected at most");
-    reader.close();
+}
+
+/// An object of each account, in the accounts' order.
+async fn seal_for_all(writer: &Hierarchy, load: Load) -> Vec<Vec<u8>> {
+    let mut sealing = JoinSet::new();
+    for account in 0..load.accounts() {
+        let handle = writer.account(format!("account {account}")).unwrap();
+        sealing.spawn(async move { (account, handle.seal(&text(account), &row(account)).await.unwrap()) });
+    }
+    let (mut sealed, _) = finished(sealing).await;
+    sealed.sort_unstable_by_key(|(account, _)| *account);
+    sealed.into_iter().map(|(_, envelope)| envelope).collect()
 }
 
 /// At most `burst + rate × t` in every window, by when requests were sent. The clock is read after the token was taken, on
@@ -178,14 +183,18 @@ fn assert_within_budget(sent: &[Instant], load: Load) {
     assert!(lowest >= -held_up, "{} requests too many at some moment", -lowest);
 }
 
-async fn finished<T: 'static>(mut tasks: JoinSet<T>) -> Vec<T> {
-    let mut all = Vec::new();
+/// What the tasks came to, and the most memory that was resident meanwhile.
+async fn finished<T: 'static>(mut tasks: JoinSet<T>) -> (Vec<T>, u64) {
+    let (mut all, mut most_memory) = (Vec::new(), resident_bytes());
     while let Some(done) =
         tokio::time::timeout(DEADLINE, tasks.join_next()).await.expect("the server goes on answering")
     {
         all.push(done.unwrap());
+        if all.len() % 1_000 == 1 {
+            most_memory = most_memory.max(resident_bytes());
+        }
     }
-    all
+    (all, most_memory)
 }
 
 fn text(account: usize) -> Vec<u8> {
@@ -207,7 +216,9 @@ fn resident_bytes() -> u64 {
 async fn cold_accounts_on_openbao() {
     let bao = vault::Bao::start().await;
     let proxy = Proxy::start(Some(bao.port())).await;
-    let root = vault::open(vault::config(&proxy.url(), "one")).await;
+    // Longer than this process needs to come round to an answer with all those callers on a busy machine.
+    let config = VaultTransitConfig { attempt_timeout: Duration::from_secs(20), ..vault::config(&proxy.url(), "one") };
+    let root = vault::open(config).await;
     let load = Load { accounts: 2_000, callers_per_account: 16, per_second: 500, burst: 50 };
     run("OpenBao", load, root, || Some(proxy.requests_for("/decrypt/"))).await;
 }

@@ -444,7 +444,7 @@ fn never_more_than_burst_and_rate_in_any_window() {
 }
 
 #[test]
-#[ignore = "10 million attempts: run with --release"]
+#[ignore = "10 million attempts, which `cargo xtask test --load` makes"]
 fn never_more_than_burst_and_rate_in_ten_million_attempts() {
     let mut attempts = 0;
     let mut seeds = 0..;
@@ -518,7 +518,7 @@ fn ten_adaptive_processes_converge_to_fair_shares_of_one_quota() {
 }
 
 #[test]
-#[ignore = "millions of attempts: run with --release"]
+#[ignore = "millions of attempts, which `cargo xtask test --load` makes"]
 fn adaptive_processes_converge_under_small_and_large_quotas() {
     for seed in 2..6 {
         converges(seed, 500, 40..640);
