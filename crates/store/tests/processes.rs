@@ -5,7 +5,6 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command},
 };
@@ -13,7 +12,7 @@ use std::{
 use keystrata_hierarchy::{Creation, KekStore};
 use keystrata_store::SqliteKekStore;
 
-use self::support::{STORE, child, path, record};
+use self::support::{STORE, child, has_survived, kill_after, kills, live, record};
 
 const PROCESSES: usize = 6;
 
@@ -64,46 +63,21 @@ async fn processes_that_create_the_same_accounts_end_with_one_winner_each() {
     assert_eq!(store.primaries(None, 100).await.unwrap().len(), 20);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 #[ignore = "a child of another test"]
-async fn child_creates_until_killed() {
+async fn child_lives_until_killed() {
     let Some(file) = store_of_child() else { return };
-    let store = SqliteKekStore::open(&file).await.unwrap();
-    let process = std::process::id();
-    for account in 0_u32.. {
-        let account = format!("{process}-{account}");
-        store.create(&record(&account)).await.unwrap();
-        println!("\ncreated {account}");
-    }
+    live(&SqliteKekStore::open(&file).await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn what_was_reported_created_survives_a_kill() {
+async fn what_was_reported_done_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.db");
-    let mut reported = BTreeSet::new();
-    for round in 0..4 {
-        let mut child = spawn("child_creates_until_killed", &file);
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let before = reported.len();
-        let mut line = String::new();
-        while reported.len() < before + 20 + round {
-            line.clear();
-            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the child ended by itself");
-            reported.extend(line.trim_end().strip_prefix("created ").map(str::to_owned));
-        }
-        child.kill().unwrap(); // SIGKILL, wherever it is
-        child.wait().unwrap();
-        let mut rest = String::new();
-        lines.read_to_string(&mut rest).unwrap();
-        // The last line may be cut.
-        let whole = rest.rfind('\n').map_or("", |end| &rest[..end]);
-        reported.extend(whole.lines().filter_map(|line| line.strip_prefix("created ")).map(str::to_owned));
-
-        let store = SqliteKekStore::open_existing(&file).await.unwrap();
-        for account in &reported {
-            assert!(store.primary(&path(account)).await.unwrap().is_some(), "{account} is lost");
-        }
+    for round in 0..kills() {
+        // Another place each time, in the file's life and in an account's.
+        let printed = kill_after(spawn("child_lives_until_killed", &file), 7 + round % 23);
+        has_survived(&SqliteKekStore::open_existing(&file).await.unwrap(), round, &printed).await;
     }
 }
 

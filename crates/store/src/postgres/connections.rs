@@ -170,10 +170,10 @@ impl Connector {
             }
         };
         let limit = self.config.call_timeout.as_millis();
-        // Temporary tables last, so that none passes for one of the schema's.
+        // No statement here reads more than a page, which other processes would not read sooner. Temporary tables last, so that none passes for one of the schema's.
         let session = format!(
             "SET search_path = \"{}\", pg_temp; SET statement_timeout = {limit}; SET lock_timeout = {limit};
-             SET idle_in_transaction_session_timeout = {limit}",
+             SET idle_in_transaction_session_timeout = {limit}; SET max_parallel_workers_per_gather = 0",
             self.config.schema
         );
         client.batch_execute(&session).await?;

@@ -70,9 +70,10 @@ pub(super) async fn by_wrapper(
     after: Option<(&KeyPath, KekId)>,
     limit: usize,
 ) -> Result<Vec<KekRecord>, Failure> {
-    let sql = "SELECT w.path, w.kek_id, k.version, k.state, k.record
-        FROM wrap w LEFT JOIN kek k ON k.path = w.path AND k.kek_id = w.kek_id
-        WHERE w.wrapper = $1 AND (w.path, w.kek_id) > ($2, $3) ORDER BY w.path, w.kek_id LIMIT $4";
+    // Row by row, as for `accounts`.
+    let sql = "SELECT w.path, w.kek_id, k.version, k.state, k.record FROM wrap w LEFT JOIN LATERAL (
+            SELECT * FROM kek WHERE kek.path = w.path AND kek.kek_id = w.kek_id LIMIT 1
+        ) k ON true WHERE w.wrapper = $1 AND (w.path, w.kek_id) > ($2, $3) ORDER BY w.path, w.kek_id LIMIT $4";
     let id = after.map(|(_, id)| *id.as_bytes());
     let path = after.map_or(&[][..], |(path, _)| path.as_bytes());
     let id = id.as_ref().map_or(&[][..], |id| &id[..]);

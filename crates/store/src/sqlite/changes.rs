@@ -1,13 +1,11 @@
 //! The statements that write, each call in one transaction.
 
-use keystrata_hierarchy::{
-    AccountCopy, Creation, Import, PathHead, Raise, Rotation, Shred, StoreError, Tombstone, Update,
-};
+use keystrata_hierarchy::{AccountCopy, Creation, Import, Raise, Rotation, Shred, StoreError, Tombstone, Update};
 use keystrata_primitives::{KekId, KekRecord, KekState, KekVersion, KeyPath};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{error::Failure, rows, schema};
-use crate::wrappers::index_keys;
+use crate::{rows::Account, wrappers::index_keys};
 
 /// With the write lock from the start, so that nobody comes between the look and the write.
 fn begin(db: &mut Connection) -> Result<Transaction<'_>, Failure> {
@@ -16,20 +14,20 @@ fn begin(db: &mut Connection) -> Result<Transaction<'_>, Failure> {
     Ok(change)
 }
 
-/// The head of a path that may be changed.
-fn live_head(change: &Connection, path: &KeyPath) -> Result<Option<PathHead>, Failure> {
-    let head = rows::head(change, path)?;
-    if let Some(head) = &head {
-        head.refuse_if_shredded()?;
+/// What stands at the head of a path that may be changed.
+fn live_account(change: &Connection, path: &KeyPath) -> Result<Option<Account>, Failure> {
+    let account = rows::account(change, path)?;
+    if let Some(account) = &account {
+        account.refuse_if_shredded()?;
     }
-    Ok(head)
+    Ok(account)
 }
 
 pub(super) fn create(db: &mut Connection, record: &KekRecord, bytes: &[u8]) -> Result<Creation, Failure> {
     let path = &record.identity.path;
     let change = begin(db)?;
     // Records without an account are what somebody left who deleted it by other means.
-    if live_head(&change, path)?.is_some() || has_records(&change, path)? {
+    if live_account(&change, path)?.is_some() || has_records(&change, path)? {
         return Ok(Creation::Exists);
     }
     insert_account(&change, path, (Some(record.identity.id), KekVersion::FIRST, None))?;
@@ -46,8 +44,12 @@ pub(super) fn rotate(
 ) -> Result<Rotation, Failure> {
     let path = &record.identity.path;
     let change = begin(db)?;
-    let old = match live_head(&change, path)?.and_then(|head| head.primary) {
-        Some(old) if old.identity.id == previous && old.state == KekState::Primary => old,
+    match live_account(&change, path)? {
+        Some(account) if account.primary == Some(previous) => {}
+        _ => return Ok(Rotation::Superseded),
+    }
+    let old = match rows::any_record(&change, path, previous)? {
+        Some(old) if old.state == KekState::Primary => old,
         _ => return Ok(Rotation::Superseded),
     };
     let retired = StoreError::check_later(old, record)?;
@@ -65,13 +67,12 @@ pub(super) fn rotate(
 pub(super) fn update(db: &mut Connection, expected: &KekRecord, new: &KekRecord) -> Result<Update, Failure> {
     let (path, id) = (&expected.identity.path, expected.identity.id);
     let change = begin(db)?;
-    let Some(head) = live_head(&change, path)? else { return Ok(Update::Changed) };
+    let Some(account) = live_account(&change, path)? else { return Ok(Update::Changed) };
     let stored = match rows::any_record(&change, path, id)? {
         Some(stored) if stored == *expected => stored,
         _ => return Ok(Update::Changed),
     };
-    let is_primary = head.primary.is_some_and(|primary| primary.identity.id == id);
-    let bytes = StoreError::check_update(&stored, new, is_primary)?;
+    let bytes = StoreError::check_update(&stored, new, account.primary == Some(id))?;
     replace_record(&change, new, &bytes)?;
     delete_wraps(&change, &stored)?;
     insert_wraps(&change, new)?;
@@ -81,7 +82,8 @@ pub(super) fn update(db: &mut Connection, expected: &KekRecord, new: &KekRecord)
 
 pub(super) fn raise_min_version(db: &mut Connection, path: &KeyPath, to: KekVersion) -> Result<Raise, Failure> {
     let change = begin(db)?;
-    let Some(head) = live_head(&change, path)? else { return Ok(Raise::AbovePrimary) };
+    let Some(head) = rows::head(&change, path)? else { return Ok(Raise::AbovePrimary) };
+    head.refuse_if_shredded()?;
     let raise = head.raise(to);
     if raise == Raise::Raised {
         change
@@ -94,10 +96,11 @@ pub(super) fn raise_min_version(db: &mut Connection, path: &KeyPath, to: KekVers
 
 pub(super) fn shred(db: &mut Connection, path: &KeyPath, at: u64) -> Result<Shred, Failure> {
     let change = begin(db)?;
-    let tombstone = match tombstone_of(&change, path)? {
-        Some(tombstone) => return Ok(Shred::Already(tombstone)),
-        None => Tombstone { at, keks: destroy_records(&change, path)? },
-    };
+    // Not the head: a primary that is broken must not keep an account from being shredded.
+    if let Some(Account { tombstone: Some(tombstone), .. }) = rows::account(&change, path)? {
+        return Ok(Shred::Already(tombstone));
+    }
+    let tombstone = Tombstone { at, keks: destroy_records(&change, path)? };
     let changed = change
         .prepare_cached("UPDATE account SET primary_id = NULL, shredded_at = ?2, shredded_keks = ?3 WHERE path = ?1")?
         .execute(params![path.as_bytes(), at.cast_signed(), tombstone.keks])?;
@@ -109,13 +112,6 @@ pub(super) fn shred(db: &mut Connection, path: &KeyPath, at: u64) -> Result<Shre
     change.commit()?;
     empty_log(db);
     Ok(Shred::Shredded(tombstone))
-}
-
-/// Read by itself: a head whose primary is broken must not keep an account from being shredded.
-fn tombstone_of(change: &Connection, path: &KeyPath) -> Result<Option<Tombstone>, Failure> {
-    let sql = "SELECT shredded_at, shredded_keks FROM account WHERE path = ?1 AND shredded_at IS NOT NULL";
-    let read = |row: &rusqlite::Row<'_>| Ok(Tombstone { at: row.get::<_, i64>(0)?.cast_unsigned(), keks: row.get(1)? });
-    Ok(rows::all(change, sql, [path.as_bytes()], read)?.pop())
 }
 
 /// Gives the number of records that there were. One that does not parse is deleted: what is left of it cannot be told

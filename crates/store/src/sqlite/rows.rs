@@ -44,6 +44,13 @@ pub(super) fn any_record(db: &Connection, path: &KeyPath, id: KekId) -> Result<O
     found.optional()?.transpose()
 }
 
+/// What stands at the head of a path, whether its primary can be read or not.
+pub(super) fn account(db: &Connection, path: &KeyPath) -> Result<Option<Account>, Failure> {
+    let sql = "SELECT path, primary_id, min_version, shredded_at, shredded_keks FROM account WHERE path = ?1";
+    let found = db.prepare_cached(sql)?.query_row([path.as_bytes()], |row| Ok(read_account(row))).optional()?;
+    found.transpose()
+}
+
 pub(super) fn export(db: &mut Connection, path: &KeyPath) -> Result<Option<AccountCopy>, Failure> {
     // One transaction, so that the account and its records are of one moment.
     let snapshot = db.transaction_with_behavior(TransactionBehavior::Deferred)?;
@@ -51,11 +58,9 @@ pub(super) fn export(db: &mut Connection, path: &KeyPath) -> Result<Option<Accou
 }
 
 pub(super) fn export_within(db: &Connection, path: &KeyPath) -> Result<Option<AccountCopy>, Failure> {
-    let sql = "SELECT path, primary_id, min_version, shredded_at, shredded_keks FROM account WHERE path = ?1";
-    let account = db.prepare_cached(sql)?.query_row([path.as_bytes()], |row| Ok(read_account(row))).optional()?;
     let sql = "SELECT path, kek_id, version, state, record FROM kek WHERE path = ?1 ORDER BY version";
     let records = all(db, sql, [path.as_bytes()], read_row)?;
-    let account = match account.transpose()? {
+    let account = match account(db, path)? {
         Some(account) => account,
         None if records.is_empty() => return Ok(None),
         // Somebody deleted it by other means; what is left must not pass for a new account.

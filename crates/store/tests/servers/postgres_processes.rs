@@ -2,16 +2,15 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
 
-use keystrata_hierarchy::{Creation, KekRecord, KekState, KekStore, KekVersion, Rotation, Shred, StoreError};
+use keystrata_hierarchy::{Creation, KekState, KekStore, Rotation, Shred, StoreError};
 use keystrata_store::{PostgresConfig, PostgresKekStore};
 
 use super::{
     postgres_database::Database,
-    support::{STORE, path, record},
+    support::{STORE, has_survived, kill_after, kills, live, path, record},
 };
 
 const PROCESSES: usize = 6;
@@ -101,22 +100,9 @@ async fn processes_that_change_the_same_accounts_end_with_one_winner_each() {
 
 #[tokio::test]
 #[ignore = "a child of another test"]
-async fn child_that_works_until_killed() {
+async fn child_that_lives_until_killed() {
     let Some(store) = given().await else { return };
-    for number in 0.. {
-        let mut kek = record(&format!("killed {} {number}", std::process::id()));
-        store.create(&kek).await.unwrap();
-        println!("created {} {number}", std::process::id());
-        for version in 2..5 {
-            let next =
-                KekRecord { wraps: kek.wraps.clone(), ..record(&format!("killed {} {number}", std::process::id())) };
-            let previous = kek.identity.id;
-            kek = next;
-            kek.identity.version = KekVersion::new(version).unwrap();
-            store.rotate(previous, &kek).await.unwrap();
-        }
-        println!("rotated {} {number}", std::process::id());
-    }
+    live(&store).await;
 }
 
 #[tokio::test]
@@ -124,35 +110,11 @@ async fn child_that_works_until_killed() {
 async fn what_was_reported_done_survives_a_kill() {
     let database = Database::new().await;
     let url = database.url("&pool_size=1");
-    let mut reported = Vec::new();
-    for round in 1..=10 {
-        let mut child = child("child_that_works_until_killed", &url).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let mut lines = lines.filter(|line| line.starts_with("created ") || line.starts_with("rotated "));
-        reported.extend(lines.by_ref().take(round * 3));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        reported.extend(lines);
-    }
     let store = database.open().await;
-    assert!(reported.len() >= 165, "{}", reported.len());
-    for line in &reported {
-        let (done, name) = line.split_once(' ').unwrap();
-        let records = store.records(&path(&format!("killed {name}"))).await.unwrap();
-        let least = if done == "created" { 1 } else { 4 };
-        assert!(records.len() >= least, "{line}");
-    }
-    // What was under way is there whole or not at all.
-    let mut after = None;
-    loop {
-        let page = store.accounts(after.as_ref(), 50).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = Some(last.path.clone());
-        for head in &page {
-            let records = store.records(&head.path).await.unwrap();
-            assert_eq!(head.primary.as_ref(), records.last());
-            let primaries = records.iter().filter(|record| record.state == KekState::Primary).count();
-            assert_eq!(primaries, 1);
-        }
+    for round in 0..kills() {
+        // Another place in an account's life each time.
+        let child = child("child_that_lives_until_killed", &url).spawn().unwrap();
+        let printed = kill_after(child, 7 + round % 23);
+        has_survived(&store, round, &printed).await;
     }
 }
