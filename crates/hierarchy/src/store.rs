@@ -112,7 +112,8 @@ pub trait KekStore: fmt::Debug + Send + Sync {
     /// At most `limit` paths that come after `after`, in the order of [`KeyPath::as_bytes`], shredded ones among them.
     ///
     /// # Errors
-    /// [`StoreError`]. A [`StoreError::Corrupt`] names the account that the page stops at: go on after it.
+    /// [`StoreError`]. A [`StoreError::Corrupt`] names the first account that cannot be read: ask for those before it with a
+    /// smaller limit, and go on after it.
     async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError>;
 
     /// At most `limit` records that have a wrap by `wrapper` and come after the KEK `after`, in the order of

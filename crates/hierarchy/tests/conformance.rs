@@ -62,67 +62,95 @@ mod broken {
         conformance::root_key(async || AnyContext(ScriptedRootKey::new("test:root"))).await;
     }
 
-    /// Looks before it writes, and lets others in between.
-    #[derive(Debug, Default)]
-    struct LooksFirst(MemoryKekStore);
+    /// What a store may get wrong.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fault {
+        /// Looks before it writes, and lets others in between.
+        LooksFirst,
+        /// Updates whatever is stored.
+        IgnoresExpected,
+        /// Knows a shredded path as one that it never had.
+        HidesTombstones,
+        /// Gives what is below the lowest version.
+        IgnoresMinVersion,
+        /// Shreds and keeps what wraps the records in its index.
+        KeepsIndex,
+    }
+
+    #[derive(Debug)]
+    struct Broken {
+        inner: MemoryKekStore,
+        fault: Fault,
+        index: std::sync::Mutex<Vec<KekRecord>>,
+    }
+
+    impl Broken {
+        fn new(fault: Fault) -> Self {
+            Self { inner: MemoryKekStore::new(), fault, index: std::sync::Mutex::default() }
+        }
+    }
 
     #[async_trait]
-    impl KekStore for LooksFirst {
-        async fn record(&self, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, StoreError> {
-            self.0.record(path, id).await
-        }
-
-        async fn primary(&self, path: &KeyPath) -> Result<Option<KekRecord>, StoreError> {
-            self.0.primary(path).await
-        }
-
-        async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
-            if self.0.primary(&record.identity.path).await?.is_some() {
-                return Ok(Creation::Exists);
-            }
-            tokio::task::yield_now().await;
-            self.0.create(record).await?;
-            Ok(Creation::Created)
-        }
-
-        async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
-            self.0.rotate(previous, record).await
-        }
-
-        async fn records(&self, path: &KeyPath) -> Result<Vec<KekRecord>, StoreError> {
-            self.0.records(path).await
-        }
-
-        async fn primaries(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<KekRecord>, StoreError> {
-            self.0.primaries(after, limit).await
-        }
-
+    impl KekStore for Broken {
         async fn head(&self, path: &KeyPath) -> Result<Option<PathHead>, StoreError> {
-            self.0.head(path).await
+            let head = self.inner.head(path).await?;
+            Ok(head.filter(|head| self.fault != Fault::HidesTombstones || head.tombstone.is_none()))
+        }
+
+        async fn record(&self, path: &KeyPath, id: KekId) -> Result<Option<KekRecord>, StoreError> {
+            if self.fault == Fault::IgnoresMinVersion {
+                let records = self.inner.records(path).await?;
+                return Ok(records.into_iter().find(|record| record.identity.id == id));
+            }
+            self.inner.record(path, id).await
         }
 
         async fn export(&self, path: &KeyPath) -> Result<Option<AccountCopy>, StoreError> {
-            self.0.export(path).await
+            self.inner.export(path).await
+        }
+
+        async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {
+            if self.fault == Fault::LooksFirst {
+                if self.inner.primary(&record.identity.path).await?.is_some() {
+                    return Ok(Creation::Exists);
+                }
+                tokio::task::yield_now().await;
+                self.inner.create(record).await?;
+                return Ok(Creation::Created);
+            }
+            self.inner.create(record).await
+        }
+
+        async fn rotate(&self, previous: KekId, record: &KekRecord) -> Result<Rotation, StoreError> {
+            self.inner.rotate(previous, record).await
         }
 
         async fn update(&self, expected: &KekRecord, new: &KekRecord) -> Result<Update, StoreError> {
-            self.0.update(expected, new).await
+            let (path, id) = (&expected.identity.path, expected.identity.id);
+            if self.fault == Fault::IgnoresExpected
+                && let Some(stored) = self.inner.record(path, id).await?
+            {
+                return self.inner.update(&stored, new).await;
+            }
+            self.inner.update(expected, new).await
         }
 
         async fn raise_min_version(&self, path: &KeyPath, to: KekVersion) -> Result<Raise, StoreError> {
-            self.0.raise_min_version(path, to).await
+            self.inner.raise_min_version(path, to).await
         }
 
         async fn shred(&self, path: &KeyPath, at: u64) -> Result<Shred, StoreError> {
-            self.0.shred(path, at).await
+            let records = self.inner.records(path).await?;
+            self.index.lock().unwrap().extend(records);
+            self.inner.shred(path, at).await
         }
 
         async fn import(&self, copy: &AccountCopy) -> Result<Import, StoreError> {
-            self.0.import(copy).await
+            self.inner.import(copy).await
         }
 
         async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError> {
-            self.0.accounts(after, limit).await
+            self.inner.accounts(after, limit).await
         }
 
         async fn by_wrapper(
@@ -131,13 +159,45 @@ mod broken {
             after: Option<(&KeyPath, KekId)>,
             limit: usize,
         ) -> Result<Vec<KekRecord>, StoreError> {
-            self.0.by_wrapper(wrapper, after, limit).await
+            let mut found = self.inner.by_wrapper(wrapper, after, limit).await?;
+            if self.fault == Fault::KeepsIndex {
+                found.extend(self.index.lock().unwrap().iter().filter(|record| wrapper.matches(record)).cloned());
+            }
+            Ok(found)
         }
+    }
+
+    async fn is_found_out(fault: Fault) {
+        conformance::kek_store(async || Broken::new(fault)).await;
     }
 
     #[tokio::test]
     #[should_panic(expected = "KEK store conformance: of many creators of one account one wins, and 32 did")]
     async fn a_store_that_looks_before_it_writes_is_found_out() {
-        conformance::kek_store(async || LooksFirst::default()).await;
+        is_found_out(Fault::LooksFirst).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "KEK store conformance: this update is Changed, and was Updated")]
+    async fn a_store_that_updates_whatever_is_there_is_found_out() {
+        is_found_out(Fault::IgnoresExpected).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "KEK store conformance: a shredded path is known")]
+    async fn a_store_that_forgets_tombstones_is_found_out() {
+        is_found_out(Fault::HidesTombstones).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "KEK store conformance: a KEK below the lowest version is given")]
+    async fn a_store_that_gives_old_versions_is_found_out() {
+        is_found_out(Fault::IgnoresMinVersion).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "KEK store conformance: nothing wraps a shredded record")]
+    async fn a_store_that_still_finds_what_it_shredded_is_found_out() {
+        is_found_out(Fault::KeepsIndex).await;
     }
 }

@@ -101,6 +101,8 @@ async fn migrate_with(connector: &Connector) -> Result<i32, Failure> {
     let mut client = connector.connect().await?;
     let schema = &connector.config.schema;
     let change = client.transaction().await?;
+    // A table of millions takes its time.
+    change.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
     // One at a time in each schema; the lock goes with the transaction.
     change.execute("SELECT pg_advisory_xact_lock(1264809074, hashtext($1))", &[schema]).await?;
     // Not `IF NOT EXISTS`, which asks for the right to make schemas even where there is nothing to make.
