@@ -6,6 +6,8 @@ use std::{
 };
 
 use keystrata_hierarchy::{Creation, KekState, KekStore, Rotation, Shred, StoreError};
+#[cfg(unix)]
+use keystrata_memory::test_util::in_forked_child;
 use keystrata_store::{PostgresConfig, PostgresKekStore};
 
 use super::{
@@ -117,4 +119,35 @@ async fn what_was_reported_done_survives_a_kill() {
         let printed = kill_after(child, 7 + round % 23);
         has_survived(&store, round, &printed).await;
     }
+}
+
+/// In a process where no other test runs: a fork takes no other thread's locks along.
+#[cfg(unix)]
+#[test]
+#[ignore = "a child of another test"]
+fn child_that_forks() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let parent = runtime();
+    let Some(store) = parent.block_on(given()) else { return };
+    parent.block_on(store.create(&record("before"))).unwrap();
+    let of_child = record("of the child");
+    let went_well = in_forked_child(|| {
+        let child = runtime();
+        let created = child.block_on(store.create(&of_child));
+        let found = child.block_on(store.primary(&path("before")));
+        matches!(created, Ok(Creation::Created)) && matches!(found, Ok(Some(_)))
+    });
+    assert!(went_well, "a child has connections of its own");
+    assert_eq!(parent.block_on(store.primary(&path("of the child"))).unwrap(), Some(of_child));
+    assert_eq!(parent.block_on(store.create(&record("after"))).unwrap(), Creation::Created);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_forked_child_has_connections_of_its_own() {
+    let database = Database::new().await;
+    let forks = child("child_that_forks", &database.url("&pool_size=1&call_timeout=20")).output().unwrap();
+    assert!(forks.status.success(), "{}", String::from_utf8_lossy(&forks.stdout));
+    assert!(database.open().await.head(&path("after")).await.unwrap().is_some(), "the child ran");
 }
