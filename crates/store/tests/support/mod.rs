@@ -8,8 +8,8 @@ use std::{
 };
 
 use keystrata_hierarchy::{
-    KekId, KekRecord, KekState, KekStore, KekVersion, KeyPath, Raise, RootKeyId, Rotation, Shred, StoreError, Update,
-    WrapperQuery,
+    Creation, KekId, KekRecord, KekState, KekStore, KekVersion, KeyPath, Raise, RootKeyId, Rotation, Shred, StoreError,
+    Update, WrapperQuery,
 };
 use keystrata_primitives::{KekCheck, KekIdentity, Suite, WrappedSecret, Wrapper};
 
@@ -53,11 +53,13 @@ fn wrapped_by(root: &str) -> Vec<WrappedSecret> {
 
 /// Leads accounts through their lives for ever, and prints what it has done of each as `did NAME NUMBER`.
 pub(crate) async fn live(store: &impl KekStore) {
+    // Not the process's id, which another of thousands may have had.
+    let own = KekId::generate().unwrap();
     for account in 0_u32.. {
-        let name = format!("{}-{account}", std::process::id());
+        let name = format!("{own}-{account}");
         let did = |number: u32| println!("\ndid {name} {number}");
         let first = record(&name);
-        store.create(&first).await.unwrap();
+        assert_eq!(store.create(&first).await.unwrap(), Creation::Created);
         did(1);
         let mut second = record(&name);
         second.identity.version = KekVersion::new(2).unwrap();
