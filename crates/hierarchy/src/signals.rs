@@ -322,10 +322,10 @@ static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 impl OwnStripe {
     fn take() -> Self {
-        let free = |taken: u32| (taken.trailing_ones() < STRIPES as u32).then(|| taken | (taken + 1));
+        let first_free = |taken: u32| (0..STRIPES).find(|stripe| taken & (1 << stripe) == 0);
+        let take = |taken| first_free(taken).map(|stripe| taken | (1 << stripe));
         // What the thread that had it before counted is seen by the one that has it now.
-        let taken = TAKEN.fetch_update(Ordering::Acquire, Ordering::Relaxed, free);
-        Self(taken.ok().map(|before| before.trailing_ones() as usize))
+        Self(TAKEN.fetch_update(Ordering::Acquire, Ordering::Relaxed, take).ok().and_then(first_free))
     }
 }
 

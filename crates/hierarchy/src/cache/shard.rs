@@ -41,6 +41,10 @@ pub(super) struct Held {
 }
 
 impl Held {
+    fn is_void(&self) -> bool {
+        self.kek.lineage().is_some_and(|lineage| lineage.is_void())
+    }
+
     /// The account lets go of a KEK that is out of the index.
     fn forgotten(self) -> Self {
         let is_primary = self.account.primary.load().as_ref().is_some_and(|primary| Arc::ptr_eq(primary, &self.kek));
@@ -168,10 +172,14 @@ impl Shard {
         (account, of_account.into_iter().filter_map(|due| self.take(due)).collect())
     }
 
+    /// The KEKs whose lineage is void, left where they are.
+    pub(super) fn void(&self) -> Vec<Arc<CachedKek>> {
+        self.by_due.values().filter(|held| held.is_void()).map(|held| Arc::clone(&held.kek)).collect()
+    }
+
     /// Takes out all KEKs whose lineage is void.
     pub(super) fn take_void(&mut self) -> Vec<Held> {
-        let is_void = |held: &Held| held.kek.lineage().is_some_and(|lineage| lineage.is_void());
-        let void: Vec<Due> = self.by_due.iter().filter(|(_, held)| is_void(held)).map(|(due, _)| *due).collect();
+        let void: Vec<Due> = self.by_due.iter().filter(|(_, held)| held.is_void()).map(|(due, _)| *due).collect();
         void.into_iter().filter_map(|due| self.take(due)).collect()
     }
 

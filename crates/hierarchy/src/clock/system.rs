@@ -109,25 +109,25 @@ mod ticks {
     }
 
     impl Ticks {
-        fn at_latest(&self, read: impl Fn(ClockId) -> u64) -> Moment {
-            let (monotonic, real) = (read(ClockId::MonotonicCoarse), read(ClockId::RealtimeCoarse));
-            let real_ahead = real.wrapping_sub(monotonic);
-            if real_ahead.abs_diff(self.real_ahead.load(Ordering::Acquire)) > DRIFT {
-                self.ask(real_ahead, &read);
+        fn at_latest(&self, time_of: impl Fn(ClockId) -> u64) -> Moment {
+            let (monotonic, real) = (time_of(ClockId::MonotonicCoarse), time_of(ClockId::RealtimeCoarse));
+            let distance = real.wrapping_sub(monotonic);
+            if distance.abs_diff(self.real_ahead.load(Ordering::Acquire)) > DRIFT {
+                self.ask(distance, &time_of);
             }
             let boot = monotonic.saturating_add(self.boot_ahead.load(Ordering::Relaxed)).saturating_add(BEHIND);
             Moment { boot: Duration::from_nanos(boot), real: Duration::from_nanos(real) }
         }
 
-        /// Finds out how far boot time is ahead, with clocks that read `real_ahead` before that.
+        /// Finds out how far boot time is ahead. Real time was seen to be ahead by `distance` before that.
         #[cold]
-        fn ask(&self, real_ahead: u64, read: &impl Fn(ClockId) -> u64) {
+        fn ask(&self, distance: u64, time_of: &impl Fn(ClockId) -> u64) {
             // In this order, so that time lost in between makes boot time later, never earlier.
-            let monotonic = read(ClockId::Monotonic);
-            let boot_ahead = read(ClockId::Boottime).saturating_sub(monotonic);
+            let monotonic = time_of(ClockId::Monotonic);
+            let boot_ahead = time_of(ClockId::Boottime).saturating_sub(monotonic);
             // Whoever sees the distance that was taken before sees at least this much.
             self.boot_ahead.fetch_max(boot_ahead, Ordering::Relaxed);
-            self.real_ahead.store(real_ahead, Ordering::Release);
+            self.real_ahead.store(distance, Ordering::Release);
         }
     }
 
