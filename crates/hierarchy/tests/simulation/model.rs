@@ -88,8 +88,8 @@ impl Model {
         let mut allowed = authorised.clone();
         for node in self.shape.nodes().iter().filter(|node| self.shape.parent(node).is_some()) {
             let path = node.key_path();
-            let keks = world.keks(&path).into_iter();
-            let rests = keks.filter(|kek| authorised.contains(&world.top(&path, *kek)));
+            let stored = world.keks(&path).into_iter();
+            let rests = stored.filter(|kek| authorised.contains(&world.top(&path, *kek)));
             allowed.extend(rests.map(|kek| (node.name(), kek.to_string())));
         }
         assert!(
