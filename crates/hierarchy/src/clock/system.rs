@@ -181,7 +181,7 @@ mod ticks {
                 let boot = ticks.at_latest(|clock| self.read(clock)).boot;
                 let exact = Duration::from_nanos(self.boot());
                 assert!(boot >= exact, "{boot:?} is before {exact:?}");
-                assert!(boot - exact <= Duration::from_nanos(BEHIND), "{boot:?} is long after {exact:?}");
+                assert!(boot.saturating_sub(exact) <= Duration::from_nanos(BEHIND), "{boot:?} is long after {exact:?}");
                 self.reads.borrow().contains(&ClockId::Boottime)
             }
         }
