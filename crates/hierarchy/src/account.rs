@@ -12,7 +12,7 @@ use keystrata_primitives::{
 pub use self::stream::Expiring;
 use crate::{
     cache::AccountState,
-    engine::Owner,
+    engine::{Owner, recover::Recovered},
     error::{KeyError, OpenError, SealError},
 };
 
@@ -136,20 +136,22 @@ impl Account {
         self.engine.rotate(&self.state()).await
     }
 
-    /// Unwraps all KEKs of the account by its [recovery root](crate::RootsBuilder::recovery) and keeps them in memory for
-    /// their time to live. Gives their number. For an operator, when the account's other root keys are lost; nothing else
-    /// here asks a recovery root to unwrap.
+    /// Unwraps all KEKs of the account by its [recovery root](crate::RootsBuilder::recovery), the newest first, and keeps them
+    /// in memory for their time to live. For an operator, when the account's other root keys are lost; nothing else here
+    /// asks a recovery root to unwrap. What denials of the other root keys are remembered for the account are forgotten.
     ///
-    /// One call for each KEK. They open and seal as others do, and are not renewed ahead of their end. Where nothing is
-    /// [cached](crate::PolicyBuilder::kek_ttl) they are gone at once.
+    /// One call for each KEK. They open and seal as others do, and are not renewed ahead of their end. One that cannot be had
+    /// is told in [`Recovered::failed`] and keeps none of the others from being recovered.
     ///
     /// # Errors
-    /// [`KeyError::WrongRoot`] if the account has no recovery root, or it did not wrap one of the KEKs; else as
-    /// [`open`](Self::open). KEKs that came before the one that failed are in memory.
+    /// - [`KeyError::WrongRoot`]: the account has no recovery root, or it wrapped none of the KEKs.
+    /// - [`KeyError::Late`]: nothing of the account is [cached](crate::PolicyBuilder::kek_ttl), so they would be gone at once.
+    ///   No call was made.
+    /// - Else as [`open`](Self::open), if not one KEK could be had.
     ///
     /// # Cancellation
     /// Dropping the future is safe. What was unwrapped so far stays.
-    pub async fn recover(&self) -> Result<usize, KeyError> {
+    pub async fn recover(&self) -> Result<Recovered, KeyError> {
         self.engine.recover(&self.state()).await
     }
 

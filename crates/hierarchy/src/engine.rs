@@ -9,7 +9,7 @@ pub(crate) mod health;
 mod load;
 mod once;
 mod parents;
-mod recover;
+pub(crate) mod recover;
 mod rotate;
 pub(crate) mod upkeep;
 mod waits;
@@ -301,7 +301,7 @@ impl Engine {
         let id = kek.id();
         self.note_seal(account, id, len);
         if !account.is_primary_fresh(now) {
-            self.renew_primary(account, now);
+            self.renew_primary(account);
         }
         Some(sealed)
     }
@@ -332,7 +332,7 @@ impl Engine {
         kek.note_use();
         self.signals.hit(|| kek.age(now));
         if kek.is_due_for_refresh(now) {
-            self.refresh(account, kek, now);
+            self.refresh(account, kek);
         }
     }
 
@@ -351,7 +351,7 @@ impl Engine {
             kek.note_use();
             self.signals.use_after_miss(kek.age(now));
             if kek.is_due_for_refresh(now) {
-                self.refresh(account, kek, now);
+                self.refresh(account, kek);
             }
         }
     }

@@ -75,7 +75,7 @@ pub use keystrata_primitives::{
 pub use self::{
     account::{Account, Expiring},
     clock::{Clock, SystemClock},
-    engine::{health::Health, upkeep::Warmed},
+    engine::{health::Health, recover::Recovered, upkeep::Warmed},
     enveloped::{Enveloped, EnvelopedError},
     error::{BuildError, KeyError, OpenError, SealError, StreamExpired},
     hierarchy::{Hierarchy, HierarchyBuilder},

@@ -169,8 +169,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// How much longer a KEK may be used while the KMS or the store is throttling or unavailable, never after a denial.
-    /// Default: zero, not at all.
+    /// How much longer a KEK may be used while the KMS or the store is throttling or unavailable, or this process's budget
+    /// refuses the call; never after a denial. Default: zero, not at all.
     ///
     /// **With this, a KEK's bytes stay in memory for the TTL and this time together**, also while all is well, and a root
     /// key that was revoked while the KMS cannot be reached goes on working that long. Shown in

@@ -316,18 +316,23 @@ impl Topology {
 
     /// Whether `is_so` of any path that may stand above `path`, now or formerly.
     pub(crate) fn any_above(&self, path: &KeyPath, is_so: impl Fn(&KeyPath) -> bool) -> bool {
-        let mut seen: Vec<KeyPath> = self.placement(path).parents(path).collect();
-        let mut next = 0;
-        while let Some(at) = seen.get(next).cloned() {
-            if is_so(&at) {
-                return true;
-            }
-            for parent in self.placement(&at).parents(&at) {
-                if !seen.contains(&parent) {
-                    seen.push(parent);
+        let mut seen: Vec<KeyPath> = Vec::new();
+        let mut level = vec![path.clone()];
+        // What stands higher is refused by `check`.
+        for _ in 1..MOST_LEVELS {
+            let above: Vec<KeyPath> =
+                level.iter().flat_map(|at| self.placement(at).parents(at).collect::<Vec<_>>()).collect();
+            level.clear();
+            for parent in above {
+                if seen.contains(&parent) {
+                    continue;
                 }
+                if is_so(&parent) {
+                    return true;
+                }
+                seen.push(parent.clone());
+                level.push(parent);
             }
-            next += 1;
         }
         false
     }

@@ -14,8 +14,8 @@ use common::{
     tricky::{Hold, Tricky, TrickyRoot, TrickyStore, settle},
 };
 use keystrata_hierarchy::{
-    Hierarchy, KekRecord, KekStore, KeyError, KeyPath, OpenError, Placement, PolicyBuilder, RootKeyError, Roots,
-    RootsBuilder, SealError,
+    Hierarchy, KekRecord, KekState, KekStore, KeyError, KeyPath, OpenError, Placement, PolicyBuilder, RootKeyError,
+    Roots, RootsBuilder, SealError,
 };
 use keystrata_primitives::Wrapper;
 
@@ -263,7 +263,7 @@ async fn a_recovery_root_wraps_and_unwraps_when_an_operator_says_so_only() {
         account.open(&sealed, &row(1)).await.unwrap_err();
         assert_eq!(recovery.calls(), 1);
     }
-    assert_eq!(account.recover().await.unwrap(), 1);
+    assert_eq!(account.recover().await.unwrap().keks, 1);
     assert_eq!((recovery.calls(), keys.cached_keks()), (2, 1));
     assert_eq!(account.try_open(&sealed, &row(1)).unwrap().unwrap(), b"x");
     let calls = [site.near.calls(), site.far.calls()];
@@ -274,10 +274,74 @@ async fn a_recovery_root_wraps_and_unwraps_when_an_operator_says_so_only() {
     site.tricky.clock.advance(NANOSECOND);
     assert!(account.try_open(&sealed, &row(1)).unwrap().is_none());
     let other = keys.account("other").unwrap();
-    assert_eq!(other.recover().await.unwrap(), 0);
+    assert_eq!(other.recover().await.unwrap().keks, 0);
     // Where there is none, it says so.
     let refused = site.process(site.both(), exact()).account("acme").unwrap().recover().await.unwrap_err();
     assert!(matches!(&refused, KeyError::WrongRoot { .. }) && refused.to_string().contains("no recovery root"));
+}
+
+#[tokio::test]
+async fn recovery_goes_on_after_a_kek_that_it_cannot_have_and_lets_the_account_seal_again() {
+    let site = Site::new();
+    let recovery = Arc::new(TrickyRoot::named("test:recovery"));
+    let oldest = site.sealed().await; // before there was a recovery root
+    let with_recovery = || site.both().recovery(Arc::clone(&recovery));
+    let newer = {
+        let account = site.process(with_recovery(), exact()).account("acme").unwrap();
+        account.rotate().await.unwrap();
+        account.seal(b"newer", &row(1)).await.unwrap()
+    };
+    let keys = site.process(with_recovery(), exact());
+    let account = keys.account("acme").unwrap();
+    for root in [&site.near, &site.far] {
+        root.fail(Some(RootKeyError::denied("revoked")));
+    }
+    account.seal(b"x", &row(1)).await.unwrap_err();
+    account.open(&oldest, &row(1)).await.unwrap_err();
+    let recovered = account.recover().await.unwrap();
+    assert_eq!((recovered.keks, recovered.failed.len(), keys.cached_keks()), (1, 1, 1));
+    assert!(matches!(recovered.failed[0].1, KeyError::WrongRoot { .. }), "{:?}", recovered.failed);
+    assert_eq!(account.open(&newer, &row(1)).await.unwrap(), b"newer");
+    let sealed = account.seal(b"x", &row(1)).await.unwrap();
+    assert_eq!(account.open(&sealed, &row(1)).await.unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn what_was_disabled_while_its_recovery_was_under_way_does_not_come_back() {
+    let site = Site::new();
+    let recovery = Arc::new(TrickyRoot::named("test:recovery"));
+    let keys = site.process(site.both().recovery(Arc::clone(&recovery)), exact());
+    let account = keys.account("acme").unwrap();
+    account.seal(b"x", &row(1)).await.unwrap();
+    keys.invalidate_all();
+    recovery.hold(Hold::Unwraps);
+    let recovering = tokio::spawn({
+        let account = account.clone();
+        async move { account.recover().await }
+    });
+    settle().await;
+    let primary = site.store().inner.primary(&acme()).await.unwrap().unwrap();
+    let disabled = KekRecord { state: KekState::Disabled, ..primary.clone() };
+    site.store().inner.update(&primary, &disabled).await.unwrap();
+    keys.invalidate("acme").unwrap();
+    recovery.hold(Hold::Nothing);
+    let refused = recovering.await.unwrap().unwrap_err();
+    assert!(matches!(refused, KeyError::WrongState { .. }), "{refused}");
+    assert_eq!(keys.cached_keks(), 0);
+}
+
+#[tokio::test]
+async fn a_root_that_denies_only_to_wrap_takes_nothing_back() {
+    let site = Site::new();
+    let keys = site.process(site.both(), exact());
+    let account = keys.account("acme").unwrap();
+    let sealed = account.seal(b"x", &row(1)).await.unwrap();
+    site.far.fail(Some(RootKeyError::denied("no permission to encrypt")));
+    assert!(matches!(account.rotate().await, Err(KeyError::Denied(_))));
+    assert_eq!(account.try_open(&sealed, &row(1)).unwrap().unwrap(), b"x");
+    let calls = [site.near.calls(), site.far.calls()];
+    assert!(matches!(account.rotate().await, Err(KeyError::Denied(_))), "remembered");
+    assert_eq!([site.near.calls(), site.far.calls()], calls);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -21,12 +21,23 @@ use keystrata_primitives::KeyPath;
 #[derive(Debug, Default)]
 pub(crate) struct Warrant {
     is_void: AtomicBool,
+    /// How many lineages it is in. A load that has not unwrapped anything yet holds a warrant and has no lineage.
+    lineages: AtomicUsize,
 }
 
 /// The warrants of all that are above a KEK, nearest first.
 pub(crate) struct Lineage(Box<[Arc<Warrant>]>);
 
 impl Lineage {
+    fn new<'a>(warrants: impl Iterator<Item = &'a Arc<Warrant>>) -> Self {
+        let count = |warrant: &Arc<Warrant>| {
+            // Before anything rests on it: who voids the warrant sees this, or is seen when a KEK is put in.
+            warrant.lineages.fetch_add(1, Ordering::SeqCst);
+            Arc::clone(warrant)
+        };
+        Self(warrants.map(count).collect())
+    }
+
     /// Whether something above was invalidated since.
     pub(crate) fn is_void(&self) -> bool {
         self.0.iter().any(|warrant| warrant.is_void.load(Ordering::SeqCst))
@@ -36,6 +47,14 @@ impl Lineage {
         let is_same = |(a, b): (&Arc<Warrant>, &Arc<Warrant>)| Arc::ptr_eq(a, b);
         let Some((first, rest)) = self.0.split_first() else { return false };
         Arc::ptr_eq(first, nearest) && rest.len() == above.len() && rest.iter().zip(above).all(is_same)
+    }
+}
+
+impl Drop for Lineage {
+    fn drop(&mut self) {
+        for warrant in &self.0 {
+            warrant.lineages.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -92,7 +111,7 @@ impl Warrants {
         if let Some(known) = known.filter(|known| known.is(warrant, above)) {
             return known;
         }
-        let new = Arc::new(Lineage(std::iter::once(warrant).chain(above).cloned().collect()));
+        let new = Arc::new(Lineage::new(std::iter::once(warrant).chain(above)));
         if let Some(entry) = listed.by_path.get_mut(path) {
             entry.lineage = Arc::downgrade(&new);
         }
@@ -112,7 +131,11 @@ impl Warrants {
     fn void_listed(&self, take: impl FnOnce(&mut Listed) -> Vec<Entry>) -> bool {
         let taken = take(&mut self.listed());
         let live = taken.iter().filter_map(|entry| entry.warrant.upgrade());
-        live.inspect(|warrant| warrant.is_void.store(true, Ordering::SeqCst)).count() > 0
+        let rests = |warrant: Arc<Warrant>| {
+            warrant.is_void.store(true, Ordering::SeqCst);
+            warrant.lineages.load(Ordering::SeqCst) > 0
+        };
+        live.map(rests).filter(|rests| *rests).count() > 0
     }
 }
 

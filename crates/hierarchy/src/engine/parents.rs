@@ -217,7 +217,7 @@ impl Engine {
             }
             kek.note_use();
             if kek.is_due_for_refresh(now) {
-                self.refresh(&parent, &kek, now);
+                self.refresh(&parent, &kek);
             }
             Ok(Parent { path: parent.path.clone(), kek: UsableKek::Cached(kek), warrant })
         })
@@ -265,7 +265,7 @@ impl Engine {
         let at_hand = parent.last_primary().filter(|kek| parent.is_primary_believed(now) && kek.is_live(now));
         if let Some(kek) = at_hand.filter(|kek| climb.suits(kek, now)) {
             if !parent.is_primary_fresh(now) {
-                self.renew_primary(parent, now);
+                self.renew_primary(parent);
             }
             return Ok(kek);
         }

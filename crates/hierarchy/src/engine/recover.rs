@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keystrata_primitives::{KekRecord, KekState};
+use keystrata_primitives::{KekId, KekRecord, KekState};
 
 use super::{
     Engine,
@@ -11,39 +11,64 @@ use super::{
 };
 use crate::{
     cache::{AccountState, Epoch, Life},
-    error::{KeyError, RecordFault},
+    error::KeyError,
     flight::{Answer, unless_outdated},
     root::Demand,
 };
 
+/// What became of [`Account::recover`](crate::Account::recover).
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// KEKs that are in memory now.
+    pub keks: usize,
+    /// The others: those that the recovery root did not wrap, since it was named after they were made, and those whose
+    /// record is broken.
+    pub failed: Vec<(KekId, KeyError)>,
+}
+
 impl Engine {
-    /// Unwraps all KEKs of the account by its recovery root and puts them into the cache; gives their number.
-    pub(crate) async fn recover(&self, account: &Arc<AccountState>) -> Result<usize, KeyError> {
+    /// Unwraps all KEKs of the account by its recovery root and puts them into the cache, the newest first. One that cannot
+    /// be had keeps none of the others from it.
+    pub(crate) async fn recover(&self, account: &Arc<AccountState>) -> Result<Recovered, KeyError> {
+        if account.policy.caches_nothing() {
+            return Err(KeyError::Late { ttl: account.policy.kek_ttl() }); // they would be gone at once
+        }
         let path = &account.path;
         let records = self.store.records(path).await.map_err(|error| KeyError::from_store(error, None))?;
         let usable = |record: &&KekRecord| matches!(record.state, KekState::Primary | KekState::Retired);
-        let mut recovered = 0;
-        for record in records.iter().filter(usable) {
-            for attempt in 1.. {
-                let epoch = self.cache().epoch(account);
-                if unless_outdated(self.recover_one(account, record, epoch).await)?.is_some() {
-                    break;
-                }
-                if attempt == TRIES {
-                    return Err(KeyError::Interrupted);
-                }
+        let mut recovered = Recovered::default();
+        for id in records.iter().rev().filter(usable).map(|record| record.identity.id) {
+            match self.recover_in_tries(account, id).await {
+                Ok(()) => recovered.keks += 1,
+                Err(error @ (KeyError::Closed | KeyError::Interrupted)) => return Err(error),
+                Err(error) => recovered.failed.push((id, error)),
             }
-            recovered += 1;
         }
+        if recovered.keks == 0
+            && let Some((_, error)) = recovered.failed.first()
+        {
+            return Err(error.clone());
+        }
+        // The operator who went round the roots does not want to wait until their denials are forgotten.
+        self.local.get().refusals.forget_denials(path);
         Ok(recovered)
     }
 
-    async fn recover_one(&self, account: &Arc<AccountState>, record: &KekRecord, epoch: Epoch) -> Answer<()> {
-        self.refuse_if_closed()?;
-        if record.identity.path != account.path {
-            let fault = RecordFault::NotTheOneAskedFor;
-            return Err(KeyError::corrupt(&account.path, record.identity.id, fault).into());
+    async fn recover_in_tries(&self, account: &Arc<AccountState>, id: KekId) -> Result<(), KeyError> {
+        for _ in 0..TRIES {
+            let epoch = self.cache().epoch(account);
+            if unless_outdated(self.recover_one(account, id, epoch).await)?.is_some() {
+                return Ok(());
+            }
         }
+        Err(KeyError::Interrupted)
+    }
+
+    async fn recover_one(&self, account: &Arc<AccountState>, id: KekId, epoch: Epoch) -> Answer<()> {
+        self.refuse_if_closed()?;
+        // Read under this epoch: what was disabled before an invalidation does not come back after it.
+        let record = &self.stored_kek(account, id, epoch).await?;
         let placement = self.placement(account);
         let by = placement.recovery(record).ok_or_else(|| not_accepted(record, placement.recovery_names()))?;
         self.cache().make_room(&account.path)?;

@@ -60,8 +60,8 @@ impl Engine {
         }
         let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
         let rotate = |demand| async move {
-            let Some(record) = engine.stored_primary(&rotating).await? else { return Err(LoadError::Outdated) };
             let epoch = engine.cache().epoch(&rotating);
+            let Some(record) = engine.stored_primary(&rotating).await? else { return Err(LoadError::Outdated) };
             if record.identity.id != worn {
                 // Somebody else was first; this process has not noticed yet.
                 let version = record.identity.version;

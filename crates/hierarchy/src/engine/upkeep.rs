@@ -85,8 +85,10 @@ pub struct Warmed {
 
 impl Engine {
     /// Begins to renew a KEK that is used near its deadline, unless somebody has within the last second.
-    pub(super) fn refresh(self: &Arc<Self>, account: &Arc<AccountState>, kek: &CachedKek, now: Moment) {
+    pub(super) fn refresh(self: &Arc<Self>, account: &Arc<AccountState>, kek: &CachedKek) {
         let Ok(runtime) = self.runtime() else { return };
+        // The exact time, which the time of a use may be ahead of: what is above has to be due too.
+        let now = self.now();
         if !kek.claim_refresh(now, RETRY) {
             return;
         }
@@ -114,8 +116,9 @@ impl Engine {
 
     /// Begins to ask the store for the primary again, unless somebody has.
     #[cold]
-    pub(super) fn renew_primary(self: &Arc<Self>, account: &Arc<AccountState>, now: Moment) {
+    pub(super) fn renew_primary(self: &Arc<Self>, account: &Arc<AccountState>) {
         let Ok(runtime) = self.runtime() else { return };
+        let now = self.now();
         if !account.claim_renewal(now, RETRY) {
             return;
         }

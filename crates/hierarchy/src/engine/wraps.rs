@@ -169,6 +169,12 @@ impl Engine {
                         }
                     }
                 }
+                // It denies the wrapping of what another root key authorised, and takes no authorisation back.
+                Err(error @ KeyError::Denied(_)) if made.is_some() => {
+                    self.signals.denials.add(1);
+                    self.local.get().refusals.denied(account, root.id(), error.clone(), epoch, self.now());
+                    return Err(error.into());
+                }
                 Err(error @ KeyError::Denied(_)) => return Err(self.note_denial(account, root.id(), error, epoch)),
                 Err(error) if roots.at_least().is_some() && error.is_out_of_reach() => failures.push((root, error)),
                 Err(error) => return Err(error.into()),
