@@ -14,6 +14,7 @@ use crate::{
     cache::AccountState,
     engine::{Owner, recover::Recovered},
     error::{KeyError, OpenError, SealError},
+    store::Creation,
 };
 
 /// How often a KEK that was loaded and then overwritten before it could be used is loaded again into the cache. After
@@ -119,6 +120,21 @@ impl Account {
         let id = Header::parse(envelope)?.kek_id();
         let open = |kek: &Kek<'_>| envelope::open(kek, context, envelope);
         Ok(self.engine.open_at_hand(&self.state(), id, open).transpose()?)
+    }
+
+    /// Makes the account's first KEK, if it has none, and seals nothing. The first [`seal`](Self::seal) does so too; this is for
+    /// those who want to know whether the account was there.
+    ///
+    /// One KMS call for each root key that wraps it. Of any number of callers at once, in any number of processes, one gets
+    /// [`Creation::Created`].
+    ///
+    /// # Errors
+    /// [`KeyError::Shredded`] if its KEKs were destroyed on purpose; else as [`seal`](Self::seal).
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. The KEK may be in the store afterwards.
+    pub async fn create(&self) -> Result<Creation, KeyError> {
+        self.engine.create_new(&self.state()).await
     }
 
     /// Makes a new KEK the account's primary: what is sealed from now on is sealed under it, and what was sealed before

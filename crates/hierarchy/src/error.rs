@@ -255,7 +255,7 @@ impl KeyError {
         match error {
             StoreError::Corrupt { path, source } => Self::Corrupt { path, kek_id, source },
             StoreError::Unavailable { .. } => Self::StoreUnavailable(error),
-            StoreError::Incompatible { .. } => Self::StoreIncompatible(error),
+            StoreError::Incompatible { .. } | StoreError::UnknownForm { .. } => Self::StoreIncompatible(error),
             StoreError::Shredded { .. } => Self::Shredded(error),
             StoreError::BelowMinVersion { .. } => Self::BelowMinVersion(error),
         }

@@ -83,8 +83,10 @@ pub use self::{
     root::{Cause, Demand, GeneratedKey, RootContext, RootKey, RootKeyError, Urgency},
     signals::Stats,
     store::{
-        AccountCopy, Creation, Import, KekStore, MemoryKekStore, PathHead, Raise, Rotation, Shred, StoreError,
-        Tombstone, Update, WrapperQuery,
+        AccountCopy, Accounts, CheckEvent, CheckReport, CopyError, CopyEvent, CopyMode, CopyReport, Creation, Fault,
+        Finding, Heads, Import, KekStore, MemoryKekStore, PathHead, Raise, Rotation, Shred, StoreError, Tombstone,
+        Unreadable, UnwrapAllError, UnwrapReport, Unwrapping, Update, WrapperQuery, check_store, copy_store,
+        unwrap_all,
     },
     topology::{Placement, PlacementFault, Roots, RootsBuilder},
 };

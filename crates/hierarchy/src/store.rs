@@ -1,8 +1,12 @@
 //! The seam to the store: where KEK records rest.
 
 mod account;
+mod check;
+mod copy;
 mod error;
 mod memory;
+mod unwrap_all;
+mod walk;
 
 use std::{fmt, sync::Arc};
 
@@ -11,8 +15,12 @@ use keystrata_primitives::{KekId, KekRecord, KekVersion, KeyPath};
 
 pub use self::{
     account::{AccountCopy, PathHead, Tombstone, WrapperQuery},
+    check::{CheckEvent, CheckReport, Fault, Finding, check_store},
+    copy::{CopyError, CopyEvent, CopyMode, CopyReport, copy_store},
     error::StoreError,
     memory::MemoryKekStore,
+    unwrap_all::{UnwrapAllError, UnwrapReport, Unwrapping, unwrap_all},
+    walk::{Accounts, Heads, Unreadable},
 };
 
 /// Durable storage of [KEK records](KekRecord), and of nothing else.
@@ -112,8 +120,8 @@ pub trait KekStore: fmt::Debug + Send + Sync {
     /// At most `limit` paths that come after `after`, in the order of [`KeyPath::as_bytes`], shredded ones among them.
     ///
     /// # Errors
-    /// [`StoreError`]. A [`StoreError::Corrupt`] names the first account that cannot be read: ask for those before it with a
-    /// smaller limit, and go on after it.
+    /// [`StoreError`]. One that names an [unreadable](StoreError::unreadable) account stops the page there: ask for what
+    /// is before it with a smaller limit, then go on after it, or let [`Heads`] do so.
     async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError>;
 
     /// At most `limit` records that have a wrap by `wrapper` and come after the KEK `after`, in the order of

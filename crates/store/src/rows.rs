@@ -127,14 +127,10 @@ pub(crate) fn read_path(bytes: &[u8]) -> Result<KeyPath, StoreError> {
 
 fn not_a_record(path: &KeyPath, error: RecordError) -> StoreError {
     match error {
-        // Not broken: a backup would not help.
         RecordError::UnknownVersion(_)
         | RecordError::UnknownSuite(_)
         | RecordError::UnknownState(_)
-        | RecordError::UnknownWrapper(_) => StoreError::Incompatible {
-            message: format!("account {path} has a KEK record that this release does not know: update keystrata"),
-            source: Some(Arc::new(error)),
-        },
+        | RecordError::UnknownWrapper(_) => StoreError::UnknownForm { path: path.clone(), source: Arc::new(error) },
         _ => StoreError::corrupt(path, error),
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekState, KekVersion, Suite};
 
-use super::{Engine, parents::Climb, wraps::Unwrapped};
+use super::{Engine, load::TRIES, parents::Climb, wraps::Unwrapped};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, KekCache},
     error::KeyError,
-    flight::{Answer, For},
+    flight::{Answer, For, unless_outdated},
     root::Demand,
     store::Creation,
     topology::Wrapping,
@@ -82,6 +82,33 @@ impl Engine {
         let (creations, window) = (&self.local.get().creations, self.load_window(&account.policy));
         let (_, created) = creations.join(&runtime, window, account.path.clone(), For::Caller, create).await;
         created.map(|record| KekRecord::clone(&record))
+    }
+
+    /// Makes the first KEK of an account that is not in the store, for its caller alone, and keeps nothing of it.
+    pub(crate) async fn create_new(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<Creation, KeyError> {
+        let (path, demand) = (&account.path, Demand::foreground());
+        for _ in 0..TRIES {
+            self.refuse_if_closed()?;
+            let head = self.store.head(path).await.map_err(|error| KeyError::from_store(error, None))?;
+            if let Some(head) = head {
+                head.refuse_if_shredded().map_err(|error| KeyError::from_store(error, None))?;
+                return Ok(Creation::Exists);
+            }
+            self.refuse_without_primary(account).await?;
+            let epoch = self.cache().epoch(account);
+            if let Some(denial) = self.denial(account, epoch) {
+                return Err(denial);
+            }
+            let first = (self.config.suite, KekVersion::FIRST);
+            let made = self.generate(account, first, epoch, &demand, Climb::CACHED).await;
+            if let Some((record, _)) = unless_outdated(made)? {
+                return Ok(match self.store_first(account, &record).await? {
+                    Winner::Ours => Creation::Created,
+                    Winner::Theirs(_) => Creation::Exists,
+                });
+            }
+        }
+        Err(KeyError::Interrupted)
     }
 
     /// An account with KEKs and no primary is not a new one, nor is one whose KEKs are gone from the store. Found out

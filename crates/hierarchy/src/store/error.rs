@@ -38,6 +38,15 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// A stored record is of a form that this release does not know. It is not broken: a backup would not help.
+    #[error("account {path} has a KEK record that this release does not know: update keystrata")]
+    UnknownForm {
+        /// Whose record.
+        path: KeyPath,
+        /// What is not known of it.
+        #[source]
+        source: Cause,
+    },
     /// The account's KEKs were destroyed on purpose, and its path stays out of use. Nothing brings its objects back.
     #[error(
         "account {path} was shredded: its {} KEK(s) were destroyed, its objects cannot be opened by anybody, and its \
@@ -80,6 +89,14 @@ impl StoreError {
     /// [`StoreError::Corrupt`] for a record that does not parse.
     pub fn corrupt(path: &KeyPath, source: RecordError) -> Self {
         Self::Corrupt { path: path.clone(), source: Arc::new(source) }
+    }
+
+    /// The account whose record cannot be read, if that is what this says. Listing may go on after it.
+    pub fn unreadable(&self) -> Option<&KeyPath> {
+        match self {
+            Self::Corrupt { path, .. } | Self::UnknownForm { path, .. } => Some(path),
+            _ => None,
+        }
     }
 }
 
