@@ -32,10 +32,14 @@ assert!(again.primaries(None, 10).await?.is_empty());
 ```
 "#
 )]
+//! [`open()`] makes one from a URI, so that a service moves from one to another by its settings alone.
+//!
 //! A store of your own implements `KekStore` and runs `keystrata_hierarchy::test_util::conformance::kek_store`.
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod migration;
+mod open;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -49,4 +53,8 @@ mod wrappers;
 pub use self::postgres::{PostgresConfig, PostgresConfigError, PostgresKekStore};
 
 #[cfg(feature = "sqlite")]
-pub use self::sqlite::SqliteKekStore;
+pub use self::sqlite::{SqliteBackup, SqliteKekStore};
+pub use self::{
+    migration::Migration,
+    open::{OpenStoreError, StoreUri, create, migrate, open, plan_migration},
+};

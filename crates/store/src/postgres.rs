@@ -18,6 +18,7 @@ use keystrata_hierarchy::{
 
 pub use self::config::{PostgresConfig, PostgresConfigError};
 use self::connections::Connections;
+use crate::Migration;
 
 /// A [`KekStore`] in one schema of a PostgreSQL database, for any number of machines; tested with
 /// version 15.
@@ -59,6 +60,14 @@ impl PostgresKekStore {
     /// As [`open`](Self::open). Nothing is changed then.
     pub async fn migrate(config: PostgresConfig) -> Result<i32, StoreError> {
         schema::migrate(&Connections::new(config).await?).await
+    }
+
+    /// What [`migrate`](Self::migrate) would do; from version 0 where there is no store. Changes nothing.
+    ///
+    /// # Errors
+    /// As `migrate`.
+    pub async fn plan_migration(config: PostgresConfig) -> Result<Migration, StoreError> {
+        schema::plan(&Connections::new(config).await?).await
     }
 }
 

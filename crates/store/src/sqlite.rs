@@ -1,5 +1,6 @@
 //! A store in an SQLite file.
 
+mod backup;
 mod changes;
 mod connections;
 mod error;
@@ -7,7 +8,11 @@ mod ledger;
 mod rows;
 mod schema;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use keystrata_hierarchy::{
@@ -16,16 +21,18 @@ use keystrata_hierarchy::{
 use keystrata_primitives::{KekId, KekRecord, KekVersion, KeyPath};
 use rusqlite::Connection;
 
+pub use self::backup::SqliteBackup;
 use self::{
     connections::{Connections, Lane},
     error::Failure,
 };
+use crate::Migration;
 
 /// A [`KekStore`] in one SQLite file, for any number of tasks and processes of one machine.
 ///
 /// The file is in write-ahead mode with full synchronisation: a creation that returned survives a kill and a loss of
-/// power. Beside it SQLite keeps `-wal` and `-shm` while it is in use; the three belong together, so back up with SQLite's
-/// own tools (`VACUUM INTO`, `.backup`), not by copying the file. It must lie on a local disk: SQLite's locks do not work
+/// power. Beside it SQLite keeps `-wal` and `-shm` while it is in use; the three belong together, so back up with
+/// [`back_up`](Self::back_up) or SQLite's own tools, not by copying the file. It must lie on a local disk: SQLite's locks do not work
 /// over network file systems.
 ///
 /// Calls run on the blocking threads of the tokio runtime that they are made on, reads four at a time and writes one at
@@ -74,11 +81,30 @@ impl SqliteKekStore {
         Self::open_with(path.as_ref(), schema::IfMissing::Refuse).await
     }
 
+    /// What opening the store at `path` will do to it, if an earlier release wrote it: the first call of this release carries
+    /// it over. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`open_existing`](Self::open_existing).
+    pub async fn plan_migration(path: impl AsRef<Path>) -> Result<Migration, StoreError> {
+        Connections::new(absolute(path.as_ref())?).plan().await
+    }
+
+    /// Writes a copy of the store, as of one moment, to a new file at `to`, while other tasks and processes use it. The copy
+    /// is a store of its own; it was opened and checked before it got its name, and is private to its owner.
+    ///
+    /// It holds what a later [shredding](KekStore::shred) destroys here: delete backups too, or wait until they are too old.
+    ///
+    /// # Errors
+    /// [`StoreError::Incompatible`] if something is at `to` already, which stays as it is; [`StoreError::Unavailable`] if there
+    /// is no access or no space. No part of a copy is left then.
+    pub async fn back_up(&self, to: impl AsRef<Path>) -> Result<SqliteBackup, StoreError> {
+        let to = absolute(to.as_ref())?;
+        self.read(move |db| backup::back_up(db, &to)).await
+    }
+
     async fn open_with(path: &Path, if_missing: schema::IfMissing) -> Result<Self, StoreError> {
-        let path = std::path::absolute(path).map_err(|error| {
-            StoreError::unavailable(format!("{} is not the path of a file: give one", error::shown(path)), error)
-        })?;
-        let connections = Arc::new(Connections::new(path));
+        let connections = Arc::new(Connections::new(absolute(path)?));
         connections.prepare(if_missing).await?;
         Ok(Self { connections })
     }
@@ -96,6 +122,12 @@ impl SqliteKekStore {
     ) -> Result<T, StoreError> {
         self.connections.run(Lane::Writer, job).await
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|error| {
+        StoreError::unavailable(format!("{} is not the path of a file: give one", error::shown(path)), error)
+    })
 }
 
 impl fmt::Debug for SqliteKekStore {

@@ -7,6 +7,7 @@ use super::{
     connections::{Connections, Connector},
     error::Failure,
 };
+use crate::Migration;
 
 /// Of the last of [`MIGRATIONS`].
 pub(super) const VERSION: i32 = 1;
@@ -52,6 +53,9 @@ const MIGRATIONS: [&str; VERSION as usize] = ["
     CREATE INDEX wrap_record ON wrap (path, kek_id);
 "];
 
+/// What each of them does, for the operator.
+const STEPS: [&str; VERSION as usize] = ["make the schema, unless it is there, and the tables of a KEK store in it"];
+
 /// Nothing, if a store of this release is there.
 pub(super) async fn check(client: &Client, connector: &Connector) -> Result<(), Failure> {
     let (at, schema) = (&connector.at, &connector.config.schema);
@@ -89,6 +93,16 @@ async fn version(client: &Client) -> Result<Option<i32>, Failure> {
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What [`migrate`] would do.
+pub(super) async fn plan(connections: &Connections) -> Result<Migration, StoreError> {
+    let connector = connections.connector();
+    let found = async { version(&connector.connect().await?).await };
+    let from = found.await.map_err(|failure: Failure| failure.into_store_error(&connector.at))?.unwrap_or(0);
+    let steps = usize::try_from(from).ok().and_then(|done| STEPS.get(done..));
+    let steps = steps.ok_or_else(|| not_this_version(&connector.at, from))?.to_vec();
+    Ok(Migration { from, to: VERSION, steps })
 }
 
 pub(super) async fn migrate(connections: &Connections) -> Result<i32, StoreError> {

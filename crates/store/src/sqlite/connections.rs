@@ -15,6 +15,7 @@ use super::{
     error::{self, Failure},
     ledger, schema,
 };
+use crate::Migration;
 
 /// Reads at once. Each takes tens of microseconds and none waits for the writer, so more would only hold more files.
 const READERS: usize = 4;
@@ -68,6 +69,15 @@ impl Connections {
         off_thread(move || {
             let _entry = ledger::enter().ok_or_else(|| error::forked(&connections.path))?;
             schema::prepare(&connections.path, if_missing).map_err(|e| e.into_store_error(&connections.path))
+        })
+        .await
+    }
+
+    /// What the next call does to the file, off the async threads.
+    pub(super) async fn plan(self) -> Result<Migration, StoreError> {
+        off_thread(move || {
+            let _entry = ledger::enter().ok_or_else(|| error::forked(&self.path))?;
+            schema::plan(&self.path).map_err(|failure| failure.into_store_error(&self.path))
         })
         .await
     }

@@ -15,9 +15,10 @@ use super::{
     error::{self, Failure, shown},
     rows,
 };
+use crate::Migration;
 
 /// How long a call waits for another process's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// No SQLite database has less than a page.
 const SMALLEST_PAGE_BYTES: u64 = 512;
@@ -129,6 +130,36 @@ fn check_length(file: &Path, db: &Connection) -> Result<(), Failure> {
 
 /// A connection to the store at `file`, which has to be one.
 pub(super) fn connect(file: &Path) -> Result<Connection, Failure> {
+    let (mut db, version) = connect_as_it_is(file)?;
+    if version == 1 {
+        migrate(file, &mut db)?;
+    } else {
+        check_version(file, version)?;
+    }
+    Ok(db)
+}
+
+/// What [`connect`] would do to the file.
+pub(super) fn plan(file: &Path) -> Result<Migration, Failure> {
+    look_at(file, IfMissing::Refuse)?;
+    let (_, from) = connect_as_it_is(file)?;
+    let steps = match from {
+        1 => FROM_1.to_vec(),
+        other => check_version(file, other).map(|()| Vec::new())?,
+    };
+    Ok(Migration { from, to: SCHEMA_VERSION, steps })
+}
+
+/// What [`migrate`] does, for the operator.
+const FROM_1: [&str; 4] = [
+    "rewrite the file without what was freed, which may still hold wrapped secrets; that takes as much space again",
+    "add the table of accounts: primary, lowest version in use, tombstone",
+    "add the index of what wraps each KEK",
+    "refuse writes by releases that know version 1 alone: update all processes that use the store first",
+];
+
+/// A connection to the store at `file` of whatever version, and the version.
+fn connect_as_it_is(file: &Path) -> Result<(Connection, i32), Failure> {
     let mut db = open(file)?;
     if db.is_readonly(MAIN_DB)? {
         return Err(StoreError::Unavailable { message: error::read_only(file), source: None }.into());
@@ -142,12 +173,7 @@ pub(super) fn connect(file: &Path) -> Result<Connection, Failure> {
         let name = shown(file);
         return Err(incompatible(format!("{name} is a database of another program: give the path of a KEK store")));
     }
-    if version == 1 {
-        migrate(file, &mut db)?;
-    } else {
-        check_version(file, version)?;
-    }
-    Ok(db)
+    Ok((db, version))
 }
 
 /// Brings a file of version 1 forward, once for all who have it open. A release of before then refuses to write it.
@@ -230,7 +256,7 @@ fn create(file: &Path) -> Result<(), Failure> {
     }
 }
 
-fn open(file: &Path) -> Result<Connection, Failure> {
+pub(super) fn open(file: &Path) -> Result<Connection, Failure> {
     // Never CREATE: a file that vanished must not come back empty.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(file, flags)?;
@@ -261,13 +287,13 @@ fn incompatible(message: String) -> Failure {
 
 /// Makes a new name in `folder` last through a loss of power.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
 /// A folder cannot be opened as a file here; the file system orders its own changes.
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps)] // the same signature everywhere
-fn sync_folder(_: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
