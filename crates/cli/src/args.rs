@@ -1,14 +1,18 @@
 //! What can be typed. Help texts are here, checks of values where the values are used.
 
+mod account;
+
 use std::{num::NonZeroU32, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use keystrata_hierarchy::{Context, KeyPath};
 
+pub(crate) use self::account::{AccountArgs, AccountCommand, AccountStatus, ListArgs, NameArgs, ShredArgs};
 use crate::{
     demo::DemoArgs,
     settings::{RootLocation, StoreLocation},
+    store::{StoreArgs, StoreCommand},
 };
 
 const EXAMPLES: &str = "\
@@ -19,7 +23,8 @@ Examples:
   keystrata inspect card.sealed --json
   keystrata account list
 
-Exit status: 0 done; 1 refused or failed, with one line on stderr; 2 wrong usage.";
+Exit status: 0 done; 1 refused or failed, with one line on stderr; 2 wrong usage; 3 done, and something was found that
+somebody has to look after (root verify, store check, store copy).";
 
 /// Seals and opens many accounts' data with a handful of KMS calls.
 ///
@@ -41,6 +46,8 @@ pub(crate) enum Command {
     Open(OpenArgs),
     Inspect(InspectArgs),
     Account(AccountArgs),
+    Root(RootArgs),
+    Store(StoreArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
 }
@@ -53,8 +60,20 @@ impl Command {
             Self::Seal(_) => "seal",
             Self::Open(_) => "open",
             Self::Inspect(_) => "inspect",
-            Self::Account(AccountArgs { command: AccountCommand::List { .. } }) => "account list",
-            Self::Account(AccountArgs { command: AccountCommand::Show { .. } }) => "account show",
+            Self::Account(AccountArgs { command }) => match command {
+                AccountCommand::List(_) => "account list",
+                AccountCommand::Show(_) => "account show",
+                AccountCommand::Create(_) => "account create",
+                AccountCommand::Rotate(_) => "account rotate",
+                AccountCommand::Shred(_) => "account shred",
+            },
+            Self::Root(RootArgs { command: RootCommand::Verify { .. } }) => "root verify",
+            Self::Store(StoreArgs { command }) => match command {
+                StoreCommand::Check(_) => "store check",
+                StoreCommand::Copy(_) => "store copy",
+                StoreCommand::Backup(_) => "store backup",
+                StoreCommand::Migrate(_) => "store migrate",
+            },
             Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",
         }
@@ -65,12 +84,15 @@ impl Command {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingsArgs {
-    /// Where the wrapped KEKs are kept
-    #[arg(long, global = true, value_name = "sqlite:PATH", env = "KEYSTRATA_STORE")]
+    /// Where the wrapped KEKs are kept: sqlite:PATH
+    #[arg(long, global = true, value_name = "URI", env = "KEYSTRATA_STORE", hide_env_values = true)]
     pub(crate) store: Option<StoreLocation>,
     /// The root key that wraps them: local:PATH, aws-kms:…, vault-transit:… or gcp-kms:…
     #[arg(long, global = true, value_name = "URI", env = "KEYSTRATA_ROOT")]
     pub(crate) root: Option<RootLocation>,
+    /// A root key that wrapped KEKs before: they still open, and nothing new is wrapped by it. Repeat it for more
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) former_root: Vec<RootLocation>,
     /// How many calls a second this command may send to a root key in a KMS; required for one, ignored for local:PATH
     #[arg(long, global = true, value_name = "N", env = "KEYSTRATA_KMS_RATE")]
     pub(crate) kms_rate: Option<NonZeroU32>,
@@ -195,37 +217,29 @@ pub(crate) struct InspectArgs {
     pub(crate) json: bool,
 }
 
-/// List accounts, or show one; needs the store but no root key
+/// Try out the root keys
 #[derive(Debug, clap::Args)]
-pub(crate) struct AccountArgs {
+pub(crate) struct RootArgs {
     #[command(subcommand)]
-    pub(crate) command: AccountCommand,
+    pub(crate) command: RootCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum AccountCommand {
-    /// List the accounts that have a KEK, with the one that new objects are sealed under
-    #[command(after_help = "\
-Segments of an account's path are joined by `/`; a `/`, a `%` or a control character within one is written as %XX.
-
-With --json, keys: accounts [{account [segments], kek_id, version, suite, created_at}]; times are seconds since 1970.")]
-    List {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the KEKs of an account, oldest first
+pub(crate) enum RootCommand {
+    /// Try out every root key of the settings, former ones included
+    ///
+    /// Five calls to each: generates and wraps a key, unwraps both, and makes sure that another account's context opens neither.
+    /// Says which permission is missing. Stores nothing.
     #[command(after_help = "\
 Examples:
-  keystrata account show acme
-  keystrata account show acme billing   (a path of two segments)
+  keystrata root verify
+  keystrata root verify --root aws-kms:alias/keystrata --kms-rate 50 --kms-burst 10
 
-With --json, keys: account [segments], keks [{kek_id, version, suite, state, created_at, retired_at, wrapped_by [ids]}];
-times are seconds since 1970, retired_at is null for a KEK that was never retired.")]
-    Show {
-        /// The account; further segments of a path follow, outermost first
-        #[arg(value_name = "NAME", required = true)]
-        account: Vec<String>,
+Exit status: 0 all of them work; 3 one does not.
+
+With --json, keys: roots [{location, id, works, error, kms {calls, estimated_usd}}]; error is null for one that works, kms for
+one in a file.")]
+    Verify {
         /// Print one JSON object
         #[arg(long)]
         json: bool,

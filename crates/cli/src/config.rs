@@ -23,6 +23,7 @@ pub(crate) const DEFAULT_NAME: &str = "keystrata.toml";
 pub(crate) struct ConfigFile {
     pub(crate) store: Option<StoreLocation>,
     pub(crate) root: Option<RootLocation>,
+    pub(crate) former_roots: Vec<RootLocation>,
     pub(crate) kms: KmsLimits,
 }
 
@@ -34,6 +35,8 @@ struct Content {
     store: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_roots: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kms_rate: Option<NonZeroU32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +70,12 @@ impl ConfigFile {
         })?;
         let store = content.store.map(|text| text.parse::<StoreLocation>().map_err(|error| anyhow!("store: {error}")));
         let root = content.root.map(|text| text.parse::<RootLocation>().map_err(|error| anyhow!("root: {error}")));
+        let former = content.former_roots.iter().map(|text| match text.parse::<RootLocation>() {
+            Ok(root) => Ok(root.within(folder)),
+            Err(error) => Err(anyhow!("former_roots: {error}")),
+        });
         Ok(Self {
+            former_roots: former.collect::<Result<_>>()?,
             store: store.transpose()?.map(|store| store.within(folder)),
             root: root.transpose()?.map(|root| root.within(folder)),
             kms: KmsLimits { rate: content.kms_rate, burst: content.kms_burst },
@@ -87,11 +95,15 @@ impl ConfigFile {
     ) -> Result<()> {
         let folder = folder_of(path);
         let content = Content {
-            store: Some(format!("sqlite:{}", seen_from(&folder, store.path())?)),
+            store: Some(match store {
+                StoreLocation::Sqlite(path) => format!("sqlite:{}", seen_from(&folder, path)?),
+                StoreLocation::Server(uri) => uri.clone(),
+            }),
             root: Some(match root {
                 RootLocation::Local(path) => format!("local:{}", seen_from(&folder, path)?),
                 RootLocation::Kms(uri) => uri.clone(),
             }),
+            former_roots: Vec::new(),
             kms_rate: budget.map(|budget| budget.rate),
             kms_burst: budget.map(|budget| budget.burst),
         };
@@ -139,7 +151,10 @@ mod tests {
         let file = parse("store = \"sqlite:keys.db\"\nroot = \"local:/etc/root.key\"\n").unwrap();
         assert_eq!(file.store.unwrap().to_string(), "sqlite:conf/keys.db");
         assert_eq!(file.root.unwrap().to_string(), "local:/etc/root.key");
-        assert!(parse("").unwrap().store.is_none());
+        assert!(parse("").unwrap().store.is_none() && parse("").unwrap().former_roots.is_empty());
+        let file = parse("former_roots = [\"local:old.key\", \"local:/older.key\"]").unwrap();
+        let former: Vec<_> = file.former_roots.iter().map(ToString::to_string).collect();
+        assert_eq!(former, ["local:conf/old.key", "local:/older.key"]);
     }
 
     #[test]
@@ -147,8 +162,15 @@ mod tests {
         for text in ["kms_rate = 0", "kms_burst = -1", "kms_rate = \"9\"", "kms_rate = 5000000000"] {
             assert!(parse(text).is_err(), "{text}");
         }
-        for text in ["store", "stroe = \"sqlite:x\"", "store = 1", "\nstore = \"mysql:x\"", "root = \"x\"", "[a]\nb=1"]
-        {
+        for text in [
+            "store",
+            "stroe = \"sqlite:x\"",
+            "store = 1",
+            "\nstore = \"mysql:x\"",
+            "root = \"x\"",
+            "former_roots = [\"x\"]",
+            "[a]\nb=1",
+        ] {
             let message = format!("{:#}", parse(text).unwrap_err());
             assert!(!message.contains('\n'), "{message}");
         }

@@ -5,6 +5,18 @@ use std::io::Write;
 use anyhow::{Error, anyhow};
 use keystrata_hierarchy::EnvelopeError;
 
+/// What a command that ran to its end came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All is well.
+    Done,
+    /// It found something that somebody has to look after.
+    Findings,
+}
+
+/// The exit status for [`Outcome::Findings`]: 1 is a failure, and clap exits with 2.
+pub(crate) const FINDINGS: u8 = 3;
+
 /// Writes `keystrata: <command>: <error and its causes>`.
 pub(crate) fn report(command: &str, error: &Error) {
     let line = one_line(&format!("keystrata: {command}: {error:#}"));
@@ -21,7 +33,7 @@ pub(crate) fn of_envelope(error: EnvelopeError) -> Error {
 }
 
 /// `text` with line breaks and other control characters escaped, as file names and names from outside may hold some.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use keystrata_hierarchy::{KekStore, RootKey, RootKeyId};
 use keystrata_kms::{ListPrice, LocalRootKey};
 use keystrata_primitives::Wrapper;
-use keystrata_store::SqliteKekStore;
 use serde_json::json;
 
 use crate::{
@@ -70,7 +69,13 @@ impl Plan {
             _ => given,
         };
         let budget = limits.budget_for(&root)?;
-        let make_store = is_missing(store.path())?;
+        let Some(store_path) = store.path() else {
+            bail!(
+                "{store} is not made here: make it with `keystrata store migrate`, and write its URI as `store` into {}",
+                config.display()
+            )
+        };
+        let make_store = is_missing(store_path)?;
         let make_root = root.path().map(is_missing).transpose()?.unwrap_or(false);
         Ok(Self { store, make_store, root, make_root, budget, config, make_config })
     }
@@ -85,18 +90,22 @@ impl Plan {
                 self.config.display()
             );
         }
-        let existing_root = if self.make_root { None } else { Some(keys::open_root(&self.root, self.budget).await?) };
+        let existing_root = if self.make_root {
+            None
+        } else {
+            Some(keys::open_root(&self.root, self.budget.map(KmsBudget::shared).as_ref()).await?)
+        };
         if let Some(OpenRoot::Kms(root)) = &existing_root {
             // Now, while somebody looks who can grant what is missing.
             keystrata_kms::verify_root(root).await?;
         }
         let store = if self.make_store {
-            SqliteKekStore::open(self.store.path()).await?
+            keys::create_store(&self.store).await?
         } else {
             keys::open_store(&self.store).await?
         };
         let existing_key = existing_root.as_ref().map(OpenRoot::key);
-        self.check_match(&store, existing_key.as_deref()).await?;
+        self.check_match(&*store, existing_key.as_deref()).await?;
         let root_id = match (existing_key, self.root.path()) {
             (Some(root), _) => root.id().clone(),
             (None, Some(path)) => LocalRootKey::create(path)?.id().clone(),
@@ -114,7 +123,7 @@ impl Plan {
     }
 
     /// KEKs that the root key cannot unwrap are as good as lost; say so now, not at the first open.
-    async fn check_match(&self, store: &SqliteKekStore, root: Option<&dyn RootKey>) -> Result<()> {
+    async fn check_match(&self, store: &dyn KekStore, root: Option<&dyn RootKey>) -> Result<()> {
         let Some(record) = store.primaries(None, 1).await?.into_iter().next() else { return Ok(()) };
         let Some(root) = root else {
             bail!(
@@ -132,7 +141,7 @@ impl Plan {
 
     fn text(&self, done: &Done) -> String {
         let verb = |made| if made { "made" } else { "kept" };
-        let store = self.store.path().display();
+        let store = self.store.path().map_or_else(|| self.store.to_string(), |path| path.display().to_string());
         let (root, advice) = match &self.root {
             RootLocation::Local(path) => {
                 let root = path.display();

@@ -58,11 +58,15 @@ impl KmsLimits {
 }
 
 impl KmsBudget {
-    /// Puts the budget, retries, a breaker and deadlines around `root`.
-    pub(crate) fn around(self, root: Arc<dyn RootKey>) -> GuardedRoot {
-        let budget = Arc::new(Budget::per_second(self.rate, self.burst).named("cli"));
-        Arc::new(Guard::new("cli", budget).attempt_limit(ATTEMPT_LIMIT).around(root))
+    /// The budget itself, for all root keys of one command together.
+    pub(crate) fn shared(self) -> Arc<Budget> {
+        Arc::new(Budget::per_second(self.rate, self.burst).named("cli"))
     }
+}
+
+/// Puts the budget, retries, a breaker and deadlines around `root`.
+pub(crate) fn guarded(root: Arc<dyn RootKey>, budget: Arc<Budget>) -> GuardedRoot {
+    Arc::new(Guard::new("cli", budget).attempt_limit(ATTEMPT_LIMIT).around(root))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod account;
 mod args;
 mod completions;
 mod config;
+mod confirm;
 mod demo;
 mod failure;
 mod init;
@@ -14,8 +15,11 @@ mod keys;
 mod kms;
 mod open;
 mod output;
+mod progress;
+mod root;
 mod seal;
 mod settings;
+mod store;
 mod utc;
 
 use std::process::ExitCode;
@@ -23,14 +27,18 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use crate::args::{Args, Command};
+use crate::{
+    args::{Args, Command},
+    failure::Outcome,
+};
 
 fn main() -> ExitCode {
     // Exits with 2 for a wrong call, and with 0 after --help and --version.
     let args = Args::parse();
     let name = args.command.name();
     match start(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(failure::FINDINGS),
         Err(error) => {
             failure::report(name, &error);
             ExitCode::FAILURE
@@ -38,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args) -> Result<()> {
+fn start(args: Args) -> Result<Outcome> {
     no_core_dump();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -48,8 +56,10 @@ fn start(args: Args) -> Result<()> {
 }
 
 /// A new subcommand is one line here and one in [`Command`].
-async fn run(Args { command, settings }: Args) -> Result<()> {
-    match command {
+async fn run(Args { command, settings }: Args) -> Result<Outcome> {
+    let done = match command {
+        Command::Store(args) => return store::run(&args, &settings).await,
+        Command::Root(args) => return root::run(&args, &settings).await,
         Command::Init(args) => init::run(&args, &settings).await,
         Command::Seal(args) => seal::run(&args, &settings).await,
         Command::Open(args) => open::run(&args, &settings).await,
@@ -57,7 +67,8 @@ async fn run(Args { command, settings }: Args) -> Result<()> {
         Command::Account(args) => account::run(&args, &settings).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Completions(args) => completions::run(&args),
-    }
+    };
+    done.map(|()| Outcome::Done)
 }
 
 /// A crash must not write the plaintext at hand to a file. (A core handler that the kernel pipes to ignores this limit;

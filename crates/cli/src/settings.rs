@@ -4,10 +4,12 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use anyhow::{Result, bail};
-use keystrata_kms::OpenRootError;
+use keystrata_kms::{Budget, OpenRootError};
+use keystrata_store::{OpenStoreError, StoreUri};
 
 use crate::{
     args::SettingsArgs,
@@ -16,10 +18,12 @@ use crate::{
 };
 
 /// Where the wrapped KEKs are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum StoreLocation {
     /// A database file.
     Sqlite(PathBuf),
+    /// A database elsewhere, by its whole URI, which may hold a password.
+    Server(String),
 }
 
 /// Where the root key is.
@@ -32,16 +36,20 @@ pub(crate) enum RootLocation {
 }
 
 impl StoreLocation {
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        let Self::Sqlite(path) = self;
-        path
+    /// The file, if it is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(path) => Some(path),
+            Self::Server(_) => None,
+        }
     }
 
     /// The same place, named from `folder` on if it is a relative path.
     pub(crate) fn within(&self, folder: &Path) -> Self {
-        let Self::Sqlite(path) = self;
-        Self::Sqlite(below(folder, path))
+        match self {
+            Self::Sqlite(path) => Self::Sqlite(below(folder, path)),
+            Self::Server(uri) => Self::Server(uri.clone()),
+        }
     }
 }
 
@@ -64,17 +72,13 @@ impl RootLocation {
 }
 
 impl FromStr for StoreLocation {
-    type Err = &'static str;
+    type Err = OpenStoreError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
-            // SQLite's own name for a database that is gone at exit; KEKs in it would be gone too.
-            Some(("sqlite", ":memory:")) => {
-                Err("KEKs must outlive the command: name a file, as in sqlite:keystrata.db")
-            }
-            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err("a store is written sqlite:PATH"),
-        }
+        Ok(match StoreUri::parse(text)? {
+            StoreUri::Sqlite(path) => Self::Sqlite(path),
+            _ => Self::Server(text.to_owned()),
+        })
     }
 }
 
@@ -92,7 +96,28 @@ impl FromStr for RootLocation {
 
 impl fmt::Display for StoreLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sqlite:{}", self.path().display())
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Server(uri) => f.write_str(&without_secrets(uri)),
+        }
+    }
+}
+
+impl fmt::Debug for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreLocation({self})")
+    }
+}
+
+/// A URI without user, password and parameters, any of which may be secret.
+fn without_secrets(uri: &str) -> String {
+    let uri = uri.split_once(['?', '#']).map_or(uri, |(before, _)| before);
+    match uri.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{host}")
+        }
+        None => uri.to_owned(),
     }
 }
 
@@ -116,7 +141,7 @@ impl SettingsArgs {
         }
         match ConfigFile::load(self.config.as_deref())?.and_then(|file| file.store) {
             Some(store) => Ok(store),
-            None => bail!("{}", not_named("store", "--store sqlite:PATH", "KEYSTRATA_STORE")),
+            None => bail!("{}", not_named("store", "--store sqlite:PATH (or another URI)", "KEYSTRATA_STORE")),
         }
     }
 
@@ -153,6 +178,37 @@ impl SettingsArgs {
     }
 }
 
+/// The root keys to use.
+impl SettingsArgs {
+    /// The current one first, then former ones.
+    ///
+    /// # Errors
+    /// As [`root`](Self::root).
+    pub(crate) fn roots(&self) -> Result<Vec<RootLocation>> {
+        let mut roots = vec![self.root()?];
+        let former = if self.former_root.is_empty() {
+            ConfigFile::load(self.config.as_deref())?.map(|file| file.former_roots).unwrap_or_default()
+        } else {
+            self.former_root.clone()
+        };
+        roots.extend(former);
+        Ok(roots)
+    }
+
+    /// One budget for all of `roots` that are in a KMS; `None` if none is.
+    ///
+    /// # Errors
+    /// As [`kms_budget`](Self::kms_budget).
+    pub(crate) fn shared_budget(&self, roots: &[RootLocation]) -> Result<Option<Arc<Budget>>> {
+        for root in roots {
+            if let Some(budget) = self.kms_budget(root)? {
+                return Ok(Some(budget.shared()));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// `path` from `folder` on, without a `./` that nobody typed.
 pub(crate) fn below(folder: &Path, path: &Path) -> PathBuf {
     if folder == Path::new(".") { path.to_owned() } else { folder.join(path) }
@@ -183,11 +239,26 @@ mod tests {
 
     #[test]
     fn other_schemes_and_no_path_are_refused() {
-        for text in ["", "keys.db", "sqlite", "sqlite:", "postgres:x", "sqlite::memory:"] {
+        for text in ["", "keys.db", "sqlite", "sqlite:", "postgres:x", "mysql://x", "sqlite::memory:"] {
             assert!(text.parse::<StoreLocation>().is_err(), "{text}");
         }
         for text in ["", "root.key", "local", "local:", "aws:x", "vault-transit:https://v.example/t/keys/k?token=x"] {
             assert!(text.parse::<RootLocation>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_location_is_shown_without_its_secrets() {
+        for (uri, shown) in [
+            ("postgres://app:hunter2@db.example:5432/keys?sslpassword=hunter2", "postgres://db.example:5432/keys"),
+            ("postgres://app:hunter2@home@db.example/keys", "postgres://db.example/keys"),
+            ("postgres://db.example/keys", "postgres://db.example/keys"),
+            ("dynamodb:keystrata?region=eu-west-1", "dynamodb:keystrata"),
+        ] {
+            let location: StoreLocation = uri.parse().unwrap();
+            assert_eq!(location.to_string(), shown);
+            assert!(!format!("{location:?}").contains("hunter2"));
+            assert_eq!(location.within(Path::new("conf")), location);
         }
     }
 

@@ -1,9 +1,38 @@
 //! Seconds since the Unix epoch as people read them.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// A time in UTC, written `2026-01-31T23:59:59Z`.
 pub(crate) struct Utc(pub(crate) u64);
+
+/// Now, in seconds since the Unix epoch; 0 where the clock is before it.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How long ago something was, in the largest unit of which it is one at least.
+pub(crate) struct Age(Option<u64>);
+
+impl Age {
+    /// From a time to another, `now`.
+    pub(crate) fn of(time: u64, now: u64) -> Self {
+        Self(now.checked_sub(time))
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Clocks of machines differ, and a record may say anything.
+        let Some(seconds) = self.0 else { return f.write_str("in the future") };
+        let units = [("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)];
+        let (unit, length) = units.into_iter().find(|(_, length)| seconds >= *length).unwrap_or(("second", 1));
+        let count = seconds / length;
+        write!(f, "{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+    }
+}
 
 /// The first second of the year 10,000. Times come from the store, which may hold anything.
 const END: u64 = 253_402_300_800;
@@ -55,6 +84,22 @@ mod tests {
         ] {
             assert_eq!(Utc(seconds).to_string(), text);
         }
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (seconds, text) in [
+            (0, "0 seconds ago"),
+            (1, "1 second ago"),
+            (59, "59 seconds ago"),
+            (3_599, "59 minutes ago"),
+            (86_399, "23 hours ago"),
+            (86_400, "1 day ago"),
+            (864_000, "10 days ago"),
+        ] {
+            assert_eq!(Age::of(1_000, 1_000 + seconds).to_string(), text);
+        }
+        assert_eq!(Age::of(1_001, 1_000).to_string(), "in the future");
     }
 
     #[test]

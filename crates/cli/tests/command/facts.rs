@@ -54,7 +54,10 @@ fn list_names_every_account_once_and_needs_no_root_key() {
     let accounts: Vec<_> = facts["accounts"].as_array().unwrap().iter().map(|entry| &entry["account"]).collect();
     // In the store's order: by the encoded path, so shorter paths and names come first.
     assert_eq!(accounts, [&json!(["a/b\n"]), &json!(["acme"]), &json!(["globex"]), &json!(["acme", "billing"])]);
-    assert_eq!(keys(&facts["accounts"][0]), ["account", "created_at", "kek_id", "suite", "version"]);
+    assert_eq!(
+        keys(&facts["accounts"][0]),
+        ["account", "created_at", "kek_id", "shredded_at", "status", "suite", "version"]
+    );
 
     let text = site.text(&["account", "list"]);
     assert_eq!(text.lines().count(), 5, "{text}");
@@ -73,7 +76,10 @@ fn show_tells_all_about_an_account_and_needs_no_root_key() {
     let facts = site.json(&["account", "show", "acme", "billing", "--json"]);
     assert_eq!(facts["account"], json!(["acme", "billing"]));
     let kek = &facts["keks"][0];
-    assert_eq!(keys(kek), ["created_at", "kek_id", "retired_at", "state", "suite", "version", "wrapped_by"]);
+    assert_eq!(
+        keys(kek),
+        ["age_seconds", "created_at", "kek_id", "retired_at", "state", "suite", "version", "wrapped_by"]
+    );
     assert_eq!(kek["version"], 1);
     assert_eq!(kek["suite"], 1);
     assert_eq!(kek["state"], "primary");

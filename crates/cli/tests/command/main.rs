@@ -2,12 +2,18 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // clippy takes only functions marked #[test] for tests
 
+mod accounts;
 mod demo;
 mod facts;
 mod init;
 mod output;
 mod processes;
 mod refusals;
+mod roots;
 mod round_trip;
 mod settings;
+mod shred;
 mod site;
+mod store_check;
+mod store_copy;
+mod store_upkeep;

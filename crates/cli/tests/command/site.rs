@@ -109,6 +109,30 @@ impl Site {
         line.to_owned()
     }
 
+    /// Runs SQL on the store behind the command's back.
+    pub(crate) fn sql(&self, sql: &str) {
+        self.sql_on("keystrata.db", sql);
+    }
+
+    pub(crate) fn sql_on(&self, name: &str, sql: &str) {
+        rusqlite::Connection::open(self.path(name)).unwrap().execute_batch(sql).unwrap();
+    }
+
+    /// Puts a store of schema version 1 there, in which a KEK of `acme` wraps that of `child`.
+    pub(crate) fn old_store(&self, name: &str) {
+        let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../store/tests/data/schema-1.db");
+        fs::copy(old, self.path(name)).unwrap();
+    }
+
+    /// Runs what must end with status 3: it found something. Returns its stdout.
+    #[track_caller]
+    pub(crate) fn findings(&self, arguments: &[&str]) -> Vec<u8> {
+        let output = self.run(arguments, b"");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*stderr), (Some(3), ""), "{arguments:?}");
+        output.stdout
+    }
+
     /// Every file below the folder with its bytes, but what `SQLite` keeps beside an open database.
     pub(crate) fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();

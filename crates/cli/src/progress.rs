@@ -1,0 +1,24 @@
+//! A bar on stderr for work that takes minutes, where a person looks.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use keystrata_hierarchy::{Heads, KekStore};
+
+/// A bar over all accounts of `store`, of which there is none unless stderr is a terminal. Counting them reads their heads.
+pub(crate) async fn over_accounts(store: &Arc<dyn KekStore>, what: &'static str) -> Result<ProgressBar> {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    if bar.is_hidden() {
+        return Ok(bar);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let (mut heads, mut accounts) = (Heads::new(Arc::clone(store), None), 0);
+    while heads.next().await?.is_some() {
+        accounts += 1;
+    }
+    bar.set_length(accounts);
+    let style = "{msg} {wide_bar} {pos}/{len} accounts, {eta} left";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    Ok(bar)
+}

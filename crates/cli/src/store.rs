@@ -1,0 +1,218 @@
+//! `keystrata store`: what an operator does to a whole KEK store.
+
+mod check;
+mod copy;
+mod upkeep;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Result;
+use clap::Subcommand;
+use keystrata_hierarchy::KeyPath;
+use serde_json::{Value, json};
+
+use crate::{
+    account::segments,
+    args::SettingsArgs,
+    failure::{self, Outcome},
+    settings::StoreLocation,
+};
+
+/// Check, copy, back up or migrate a KEK store
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    Check(CheckArgs),
+    Copy(CopyArgs),
+    Backup(BackupArgs),
+    Migrate(MigrateArgs),
+}
+
+/// Look at every account of the store and tell what is wrong
+///
+/// Finds records that do not parse or lie in the wrong account, accounts without a primary or with one that is not the newest,
+/// wraps by root keys that are not configured, KEKs whose parent is gone, and records that came back after a shredding. Changes
+/// nothing; the store may be in use.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata store check
+  keystrata store check --any-root --json
+  keystrata store check --unwrap --yes
+
+Exit status: 0 all is well; 3 something was found; 1 the check did not come to its end.
+
+With --json, keys: store, clean, accounts, shredded, keks, root_wraps, parent_wraps, findings, kinds {kind: number}, examples
+[{account [segments], kek_id, kind, message}], unwrap (null without --unwrap) {root_wraps, parent_wraps, unwrapped, findings,
+kms_calls, estimated_usd}.")]
+pub(crate) struct CheckArgs {
+    /// Also unwrap every KEK by each of the root keys that wrap it: one call for each, within the budget
+    #[arg(long)]
+    pub(crate) unwrap: bool,
+    /// Make these calls without asking
+    #[arg(long, requires = "unwrap")]
+    pub(crate) yes: bool,
+    /// Take wraps by whatever root key; then none needs to be configured
+    #[arg(long, conflicts_with = "unwrap")]
+    pub(crate) any_root: bool,
+    /// How many findings of each kind to show
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) examples: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Copy every account of one store into another
+///
+/// Carries over all KEKs, which is the primary, the lowest version in use, and the tombstones of shredded accounts. What is in
+/// the other store is never changed. Each account is read back after it was written. A copy that was interrupted is taken up by
+/// running it again. Stop what creates and rotates first: run it once more at the end, and it must find all accounts the same.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata store copy --from sqlite:old.db --to sqlite:new.db --dry-run
+  keystrata store copy --from sqlite:old.db --to sqlite:new.db
+
+Exit status: 0 all is there; 3 some accounts differ or could not be copied; 1 the copy did not come to its end.
+
+With --json, keys: from, to, dry_run, accounts, copied, same, differ, failed, examples [{account [segments], kind, message}].")]
+pub(crate) struct CopyArgs {
+    /// The store to read
+    #[arg(long, value_name = "URI")]
+    pub(crate) from: StoreLocation,
+    /// The store to write; one that is not there is made
+    #[arg(long, value_name = "URI")]
+    pub(crate) to: StoreLocation,
+    /// Write nothing, and tell what would be
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How many accounts that differ or failed to show
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) examples: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write a copy of an SQLite store to a new file, while it is in use
+///
+/// The copy is of one moment, checked before it gets its name, and private to its owner. It holds what is shredded later: delete
+/// old backups. Other stores are backed up with their own tools.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata store backup /backup/keks-2026-01-31.db
+
+With --json, keys: store, file, bytes, accounts.")]
+pub(crate) struct BackupArgs {
+    /// The file to make; nothing may be there
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Bring the store to the schema of this release
+///
+/// Any other command of this release does that too, when it first opens the store; this one says what it does, and before that
+/// with --dry-run. A store of a newer release is refused and stays as it is.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata store migrate --dry-run
+  keystrata store migrate
+
+With --json, keys: store, from, to, steps, dry_run.")]
+pub(crate) struct MigrateArgs {
+    /// Change nothing, and tell what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) async fn run(args: &StoreArgs, settings: &SettingsArgs) -> Result<Outcome> {
+    match &args.command {
+        StoreCommand::Check(args) => check::run(args, settings).await,
+        StoreCommand::Copy(args) => copy::run(args).await,
+        StoreCommand::Backup(args) => upkeep::backup(args, settings).await.map(|()| Outcome::Done),
+        StoreCommand::Migrate(args) => upkeep::migrate(args, settings).await.map(|()| Outcome::Done),
+    }
+}
+
+/// The first few things of each kind, and the number of all: there may be a million.
+struct Examples {
+    most: usize,
+    kinds: BTreeMap<&'static str, usize>,
+    kept: Vec<Example>,
+}
+
+struct Example {
+    path: KeyPath,
+    kek_id: Option<String>,
+    kind: &'static str,
+    message: String,
+}
+
+impl Examples {
+    fn new(most: usize) -> Self {
+        Self { most, kinds: BTreeMap::new(), kept: Vec::new() }
+    }
+
+    fn add(&mut self, example: Example) {
+        let count = self.kinds.entry(example.kind).or_default();
+        *count += 1;
+        if *count <= self.most {
+            self.kept.push(example);
+        }
+    }
+
+    fn text(&self) -> String {
+        let line = |example: &Example| {
+            let kek = example.kek_id.as_ref().map_or_else(String::new, |id| format!(", KEK {id}"));
+            failure::one_line(&format!("{:26}account {}{kek}: {}", example.kind, example.path, example.message)) + "\n"
+        };
+        self.kept.iter().map(line).collect()
+    }
+
+    fn json(&self) -> Vec<Value> {
+        let entry = |example: &Example| {
+            json!({
+                "account": segments(&example.path),
+                "kek_id": example.kek_id,
+                "kind": example.kind,
+                "message": example.message,
+            })
+        };
+        self.kept.iter().map(entry).collect()
+    }
+
+    /// `3 unknown-root, 1 no-primary`.
+    fn counts(&self) -> String {
+        let counts: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        counts.join(", ")
+    }
+}
+
+/// An error and its causes, as one text.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Some errors print as their cause does.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
