@@ -29,7 +29,7 @@ pub use self::{
     error::{AwsErrorClass, class_of as aws_error_class},
 };
 use crate::{
-    attempt::Attempt,
+    attempt::{Attempt, request_id as plain_request_id},
     open::OpenRootError,
     uri::{AWS, DEFAULT_TIMEOUT},
 };
@@ -172,7 +172,7 @@ where
         Ok(answer) => used(&asked, answer),
         Err(error) => Err(asked.classify(&error)),
     };
-    attempt.end(&outcome, asked.request_id);
+    attempt.end(&outcome, asked.request_id.and_then(plain_request_id));
     outcome
 }
 

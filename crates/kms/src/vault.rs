@@ -129,7 +129,7 @@ impl VaultTransitRootKey {
         let mount =
             parts.api.join(&format!("{}/", parts.mount)).map_err(|_| VAULT.malformed("the mount is not a path"))?;
         // The question may take as long as it takes to get two tokens, and to ask with each.
-        let limit = parts.http.timeout() * 8;
+        let limit = parts.http.timeout().saturating_mul(8);
         let derivation =
             ProcessLocal::new(move || Derivation { is_known: AtomicBool::new(false), turn: Turn::new(limit) });
         Ok(Self {

@@ -5,7 +5,9 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use keystrata_hierarchy::{RootKey, RootKeyError, SecretKey};
+use keystrata_hierarchy::{
+    Context, Hierarchy, KeyError, MemoryKekStore, OpenError, Policy, RootKey, RootKeyError, Roots, SecretKey,
+};
 use keystrata_kms::{
     Breaker, BreakerOpen, BreakerPolicy, BreakerState, Operation, Outcome, RetryPolicy, Retrying, Timed, TooSlow,
 };
@@ -368,4 +370,45 @@ async fn a_guard_counts_what_it_sends() {
     assert_eq!(stats.budget.admitted, 7);
     assert_eq!(stats.breaker, BreakerState::Closed);
     assert!((stats.calls.estimated_cost(0.03) - 6.0 * 0.03 / 10_000.0).abs() < 1e-12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_a_breaker_that_is_open_the_next_root_key_opens_and_past_a_denial_none_does() {
+    let world = World::new();
+    let [near, far] = ["test:near", "test:far"].map(|name| world.kms(name, Duration::ZERO));
+    // Of one quota, so that what the first does not take is there for the second.
+    let budget = Arc::new(world.budget(1_000, 100));
+    let guarded = [&near, &far].map(|kms| {
+        let guard = world.guard("test", &budget).retry(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() });
+        Arc::new(guard.around(Arc::clone(kms)))
+    });
+    let store = Arc::new(MemoryKekStore::new());
+    let policy = Policy::builder().kek_ttl(SECOND).ttl_jitter(0.0).refresh_ahead(false).build().unwrap();
+    let roots = Roots::builder().current(Arc::clone(&guarded[0])).current(Arc::clone(&guarded[1])).build().unwrap();
+    let keys =
+        Hierarchy::builder().roots(roots).policy(policy).clock(world.clock.clone()).store(store).build().unwrap();
+    let acme = keys.account("acme").unwrap();
+    let sealed = acme.seal(b"x", &Context::none()).await.unwrap();
+    assert_eq!((near.calls().len(), far.calls().len()), (1, 1), "each wrapped the KEK");
+
+    near.says(&down());
+    let mut asked = near.calls().len();
+    for round in 1..=10 {
+        keys.invalidate_all();
+        assert_eq!(acme.open(&sealed, &Context::none()).await.unwrap(), b"x");
+        assert_eq!(far.calls().len(), 1 + round);
+        assert!(near.calls().len() - asked <= 1, "one attempt, or none once its breaker is open");
+        asked = near.calls().len();
+    }
+    assert_eq!(guarded[0].stats().breaker, BreakerState::Open);
+    assert_eq!(asked, 1 + 5, "the KMS that is down was left alone");
+
+    // Whoever revokes the first root key does not want the second to stand in for it.
+    world.pass(SECOND).await;
+    near.says(&RootKeyError::denied("revoked"));
+    let calls = far.calls().len();
+    keys.invalidate_all();
+    let refused = acme.open(&sealed, &Context::none()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Key(KeyError::Denied(_))), "{refused}");
+    assert_eq!(far.calls().len(), calls);
 }

@@ -102,7 +102,37 @@ impl AwsKmsConfig {
                 source: None,
             });
         }
+        let endpoints = self.endpoint.iter().cloned().chain(configured_endpoints(&config));
+        if let Some(proxy) = endpoints.into_iter().find_map(|url| proxy_of(&url, |name| std::env::var(name).ok())) {
+            return Err(OpenRootError::Unusable {
+                what: format!(
+                    "{proxy} is set, so requests to an endpoint by http would leave this machine in clear: unset it, or \
+                     name the endpoint's host in NO_PROXY"
+                ),
+                source: None,
+            });
+        }
         Ok(Client::new(&config))
+    }
+}
+
+/// The variable that would send requests to the `http://` endpoint `url` through a proxy, which the SDK's client obeys for
+/// loopback too.
+fn proxy_of(url: &str, variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let rest = url.strip_prefix("http://")?;
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let is_set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
+    let spared = ["NO_PROXY", "no_proxy"].iter().filter_map(|name| variable(name)).any(|list| {
+        list.split(',').map(str::trim).any(|entry| entry == "*" || (!entry.is_empty() && host_of(authority) == entry))
+    });
+    let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    if spared { None } else { proxies.into_iter().find(is_set) }
+}
+
+fn host_of(authority: &str) -> &str {
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split(':').next().unwrap_or_default(),
     }
 }
 
@@ -127,10 +157,7 @@ fn is_safe_endpoint(url: &str) -> bool {
     if authority.is_empty() || authority.contains('@') {
         return false;
     }
-    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, _)) => host,
-        None => authority.split(':').next().unwrap_or_default(),
-    };
+    let host = host_of(authority);
     is_tls || host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
@@ -143,6 +170,28 @@ mod tests {
 
     fn parse(text: &str) -> Result<AwsKmsConfig, OpenRootError> {
         AwsKmsConfig::from_uri(Uri::parse(text)?)
+    }
+
+    #[test]
+    fn a_proxy_between_here_and_loopback_is_refused() {
+        let with = |set: &'static [(&str, &str)]| {
+            move |name: &str| set.iter().find(|(at, _)| *at == name).map(|(_, value)| (*value).to_owned())
+        };
+        for url in ["http://127.0.0.1:4566", "http://[::1]:4566/", "http://localhost:1"] {
+            assert_eq!(proxy_of(url, with(&[("http_proxy", "http://proxy:3128")])), Some("http_proxy"), "{url}");
+            assert_eq!(
+                proxy_of(url, with(&[("ALL_PROXY", "http://proxy:3128"), ("NO_PROXY", "a.example")])),
+                Some("ALL_PROXY")
+            );
+            assert_eq!(
+                proxy_of(url, with(&[("HTTP_PROXY", "p"), ("NO_PROXY", "localhost, 127.0.0.1,::1")])),
+                None,
+                "{url}"
+            );
+            assert_eq!(proxy_of(url, with(&[("HTTP_PROXY", "p"), ("no_proxy", "*")])), None);
+            assert_eq!(proxy_of(url, with(&[("HTTP_PROXY", ""), ("HTTPS_PROXY", "p")])), None);
+        }
+        assert_eq!(proxy_of("https://kms.example", with(&[("HTTP_PROXY", "p")])), None, "by TLS");
     }
 
     #[test]

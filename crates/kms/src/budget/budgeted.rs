@@ -48,7 +48,13 @@ impl<R: RootKey> Budgeted<R> {
         match &answer {
             // Refused here, by another budget say: the KMS has said nothing. Nor has it where there was no answer, or none
             // that makes sense: a KMS that is too slow must not be sent more.
-            Err(RootKeyError::Overloaded { .. } | RootKeyError::Withdrawn | RootKeyError::Unavailable { .. }) => {}
+            // What is rejected may have been so without asking.
+            Err(
+                RootKeyError::Overloaded { .. }
+                | RootKeyError::Withdrawn
+                | RootKeyError::Unavailable { .. }
+                | RootKeyError::Rejected,
+            ) => {}
             answer => self.budget.report(matches!(answer, Err(RootKeyError::Throttled { .. }))),
         }
         answer

@@ -43,6 +43,17 @@ struct Body {
 struct Told {
     status: String,
     message: String,
+    details: serde_json::Value,
+}
+
+impl Told {
+    /// What happened on the way to a key manager outside of Google, in Google's word (its "error domain"); `None` for a key
+    /// that is not kept by one.
+    fn of_external_manager(&self) -> Option<&str> {
+        let details = self.details.as_array()?.iter();
+        let violations = details.filter_map(|detail| detail.get("violations")?.as_array()).flatten();
+        violations.filter_map(|violation| violation.get("type")?.as_str()).find(|kind| kind.starts_with("EXTERNAL_"))
+    }
 }
 
 /// The one place where an error answer becomes one of ours.
@@ -52,6 +63,8 @@ struct Told {
 /// | `RESOURCE_EXHAUSTED` | 429 | throttled |
 /// | `PERMISSION_DENIED` | 403 | denied |
 /// | `NOT_FOUND` | 404 | denied |
+/// | `FAILED_PRECONDITION` with a violation `EXTERNAL_PERMISSION_DENIED` or `EXTERNAL_NOT_FOUND` | 400 | denied, by the external key manager |
+/// | `FAILED_PRECONDITION` with another violation `EXTERNAL_…`: it cannot be reached, or fails | 400 | unavailable |
 /// | `FAILED_PRECONDITION` to `encrypt`: the primary version is disabled or destroyed | 400 | denied |
 /// | `FAILED_PRECONDITION` to `decrypt`: the version that wrapped this is | 400 | rejected: others may be enabled |
 /// | `INVALID_ARGUMENT` to `decrypt` | 400 | rejected; unavailable if it is about a checksum |
@@ -80,6 +93,12 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
             operation.permission()
         )),
         ("NOT_FOUND", _) => denied(format!("Cloud KMS knows no key {key}: check project, location and names {end}")),
+        ("FAILED_PRECONDITION", _) if told.of_external_manager().is_some() => match told.of_external_manager() {
+            Some("EXTERNAL_PERMISSION_DENIED" | "EXTERNAL_NOT_FOUND") => {
+                denied(format!("the external key manager refuses {key}: see to its permissions there {end}"))
+            }
+            _ => unavailable(format!("the external key manager of {key} does not answer as it should {end}")),
+        },
         ("FAILED_PRECONDITION", _) if operation == Operation::Decrypt => RootKeyError::Rejected,
         ("FAILED_PRECONDITION", _) => denied(format!(
             "the primary version of {key} is disabled or destroyed: enable it or make another primary {end}"
@@ -127,6 +146,31 @@ mod tests {
         assert!(matches!(told(Operation::Decrypt, 400, "INVALID_ARGUMENT"), RootKeyError::Rejected));
         assert!(matches!(told(Operation::Encrypt, 400, "INVALID_ARGUMENT"), RootKeyError::Denied { .. }));
         assert!(matches!(told(Operation::Decrypt, 400, "OUT_OF_RANGE"), RootKeyError::Unavailable { .. }));
+    }
+
+    #[test]
+    fn an_external_key_manager_that_is_out_of_reach_is_no_refusal() {
+        let told = |kind: &str| {
+            let violations = format!(r#"[{{"type":"KEY_STATE","subject":"k"}},{{"type":"{kind}","subject":"k"}}]"#);
+            let details = format!(
+                r#"[{{"@type":"type.googleapis.com/google.rpc.PreconditionFailure","violations":{violations}}}]"#
+            );
+            format!(
+                r#"{{"error":{{"code":400,"status":"FAILED_PRECONDITION","message":"words","details":{details}}}}}"#
+            )
+        };
+        for operation in [Operation::Decrypt, Operation::Encrypt] {
+            for kind in ["EXTERNAL_TIMEOUT", "EXTERNAL_UNREACHABLE", "EXTERNAL_OTHER"] {
+                let error = of(operation, 400, &told(kind));
+                assert!(matches!(error, RootKeyError::Unavailable { .. }), "{kind}: {error}");
+            }
+            for kind in ["EXTERNAL_PERMISSION_DENIED", "EXTERNAL_NOT_FOUND"] {
+                let error = of(operation, 400, &told(kind));
+                assert!(matches!(error, RootKeyError::Denied { .. }), "{kind}: {error}");
+            }
+        }
+        let odd = r#"{"error":{"code":400,"status":"FAILED_PRECONDITION","details":"none"}}"#;
+        assert!(matches!(of(Operation::Decrypt, 400, odd), RootKeyError::Rejected));
     }
 
     #[test]

@@ -76,7 +76,7 @@ struct Granted {
 impl Tokens {
     pub(super) fn new(http: Http, source: Source) -> Self {
         // One request, and as long again for what is not a request.
-        let limit = http.timeout() * 2;
+        let limit = http.timeout().saturating_mul(2);
         let state = move || State { current: Mutex::default(), turn: Turn::new(limit) };
         Self { http, source, state: ProcessLocal::new(state) }
     }

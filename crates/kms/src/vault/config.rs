@@ -193,8 +193,9 @@ fn credentials(auth: VaultAuth) -> Result<Credentials, OpenRootError> {
 }
 
 fn variable(names: [&str; 2]) -> Option<Zeroizing<String>> {
-    let value = names.into_iter().find_map(|name| std::env::var(name).ok())?;
-    (!value.is_empty()).then(|| Zeroizing::new(value))
+    let mut values = names.into_iter().filter_map(|name| std::env::var(name).ok().map(Zeroizing::new));
+    // One that is set to nothing, as tools for containers like to, does not hide the other.
+    values.find(|value| !value.is_empty())
 }
 
 fn home_token() -> Result<PathBuf, OpenRootError> {

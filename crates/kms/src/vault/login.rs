@@ -42,7 +42,7 @@ struct State {
 
 impl Login {
     pub(super) fn new(http: Http, api: Url, namespace: Option<HeaderValue>, credentials: Credentials) -> Self {
-        let limit: Duration = http.timeout() * REQUESTS_IN_A_TURN;
+        let limit: Duration = http.timeout().saturating_mul(REQUESTS_IN_A_TURN);
         let state = move || State { current: Mutex::default(), turn: Turn::new(limit), known_good: Mutex::default() };
         Self { desk: Desk::new(http, api, namespace, credentials), state: ProcessLocal::new(state) }
     }
