@@ -50,6 +50,7 @@ Exit status: 0 all is well; 3 something was found; 1 the check did not come to i
 With --json, keys: store, clean, accounts, shredded, keks, root_wraps, parent_wraps, findings, kinds {kind: number}, examples
 [{account [segments], kek_id, kind, message}], unwrap (null without --unwrap) {root_wraps, parent_wraps, unwrapped, findings,
 kms_calls, estimated_usd}.")]
+#[allow(clippy::struct_excessive_bools)] // flags
 pub(crate) struct CheckArgs {
     /// Also unwrap every KEK by each of the root keys that wrap it: one call for each, within the budget
     #[arg(long)]
@@ -103,7 +104,7 @@ pub(crate) struct CopyArgs {
 /// Write a copy of an SQLite store to a new file, while it is in use
 ///
 /// The copy is of one moment, checked before it gets its name, and private to its owner. It holds what is shredded later: delete
-/// old backups. Other stores are backed up with their own tools.
+/// old backups. A store that an earlier release wrote is copied as it is. Other stores are backed up with their own tools.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -121,8 +122,9 @@ pub(crate) struct BackupArgs {
 
 /// Bring the store to the schema of this release
 ///
-/// Any other command of this release does that too, when it first opens the store; this one says what it does, and before that
-/// with --dry-run. A store of a newer release is refused and stays as it is.
+/// An SQLite store is brought there by whatever command first opens it, but `store backup`; this one says what it does, and with
+/// --dry-run what it would do. In a database on a server this also makes a store where there is none. A store of a newer release
+/// is refused and stays as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

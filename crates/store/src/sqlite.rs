@@ -90,17 +90,17 @@ impl SqliteKekStore {
         Connections::new(absolute(path.as_ref())?).plan().await
     }
 
-    /// Writes a copy of the store, as of one moment, to a new file at `to`, while other tasks and processes use it. The copy
-    /// is a store of its own; it was opened and checked before it got its name, and is private to its owner.
+    /// Writes a copy of the store at `path`, as of one moment, to a new file at `to`, while tasks and processes use it. The copy
+    /// is a store of its own; it was checked before it got its name, and is private to its owner. One that an earlier release
+    /// wrote is copied as it is, and not carried over.
     ///
-    /// It holds what a later [shredding](KekStore::shred) destroys here: delete backups too, or wait until they are too old.
+    /// It holds what a later [shredding](KekStore::shred) destroys: delete backups too, or wait until they are too old.
     ///
     /// # Errors
-    /// [`StoreError::Incompatible`] if something is at `to` already, which stays as it is; [`StoreError::Unavailable`] if there
-    /// is no access or no space. No part of a copy is left then.
-    pub async fn back_up(&self, to: impl AsRef<Path>) -> Result<SqliteBackup, StoreError> {
-        let to = absolute(to.as_ref())?;
-        self.read(move |db| backup::back_up(db, &to)).await
+    /// As [`open_existing`](Self::open_existing); [`StoreError::Incompatible`] also if something is at `to` already, which stays
+    /// as it is. No part of a copy is left then.
+    pub async fn back_up(path: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SqliteBackup, StoreError> {
+        Connections::new(absolute(path.as_ref())?).back_up(absolute(to.as_ref())?).await
     }
 
     async fn open_with(path: &Path, if_missing: schema::IfMissing) -> Result<Self, StoreError> {

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use self::support::{path, record};
 
-async fn store(accounts: usize) -> (TempDir, PathBuf, SqliteKekStore) {
+async fn filled(accounts: usize) -> (TempDir, PathBuf, SqliteKekStore) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.db");
     let store = SqliteKekStore::open(&file).await.unwrap();
@@ -44,7 +44,7 @@ async fn same_accounts(one: &SqliteKekStore, other: &SqliteKekStore) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_whole_while_others_write() {
-    let (folder, file, store) = store(20).await;
+    let (folder, file, store) = filled(20).await;
     let store = Arc::new(store);
     let is_done = Arc::new(AtomicBool::new(false));
     let (writer, stop) = (SqliteKekStore::open_existing(&file).await.unwrap(), Arc::clone(&is_done));
@@ -59,7 +59,7 @@ async fn a_backup_is_whole_while_others_write() {
     let mut accounts = 20;
     for nth in 0..5 {
         let to = folder.path().join(format!("backup-{nth}.db"));
-        let backup = store.back_up(&to).await.unwrap();
+        let backup = SqliteKekStore::back_up(&file, &to).await.unwrap();
         assert!(backup.accounts >= accounts, "{backup:?}");
         accounts = backup.accounts;
         assert_eq!(backup.bytes, std::fs::metadata(&to).unwrap().len());
@@ -76,9 +76,9 @@ async fn a_backup_is_whole_while_others_write() {
 
 #[tokio::test]
 async fn a_backup_is_private_and_overwrites_nothing() {
-    let (folder, _, store) = store(2).await;
+    let (folder, file, store) = filled(2).await;
     let to = folder.path().join("backup.db");
-    store.back_up(&to).await.unwrap();
+    SqliteKekStore::back_up(&file, &to).await.unwrap();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -87,7 +87,7 @@ async fn a_backup_is_private_and_overwrites_nothing() {
     let before = std::fs::read(&to).unwrap();
     store.create(&record("more")).await.unwrap();
     for taken in [&to, &folder.path().join("keys.db")] {
-        let refused = store.back_up(taken).await.unwrap_err();
+        let refused = SqliteKekStore::back_up(&file, taken).await.unwrap_err();
         assert!(matches!(refused, StoreError::Incompatible { .. }), "{refused:?}");
         assert!(refused.to_string().contains("already there"), "{refused}");
     }
@@ -96,27 +96,38 @@ async fn a_backup_is_private_and_overwrites_nothing() {
     {
         let link = folder.path().join("link.db");
         std::os::unix::fs::symlink(folder.path().join("nowhere.db"), &link).unwrap();
-        assert!(store.back_up(&link).await.is_err());
+        assert!(SqliteKekStore::back_up(&file, &link).await.is_err());
         std::fs::remove_file(&link).unwrap();
     }
-    let refused = store.back_up(folder.path().join("no/such/backup.db")).await.unwrap_err();
+    let refused = SqliteKekStore::back_up(&file, folder.path().join("no/such/backup.db")).await.unwrap_err();
     assert!(refused.to_string().contains("make the folder"), "{refused}");
     drop(store);
     assert_eq!(names(folder.path()), ["backup.db", "keys.db"]);
 }
 
 #[tokio::test]
+async fn a_backup_of_an_older_store_is_as_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, to) = (folder.path().join("keys.db"), folder.path().join("backup.db"));
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/schema-1.db"), &file).unwrap();
+    assert_eq!(SqliteKekStore::back_up(&file, &to).await.unwrap().accounts, 3);
+    for file in [&file, &to] {
+        assert_eq!(SqliteKekStore::plan_migration(file).await.unwrap().from, 1);
+    }
+}
+
+#[tokio::test]
 async fn a_backup_holds_no_secret_that_was_shredded_before() {
-    let (folder, _, store) = store(1).await;
+    let (folder, file, store) = filled(1).await;
     let mut doomed = record("doomed");
     let secret: Vec<u8> = (0..200).map(|n| 0x80 | n).collect();
     doomed.wraps[0].ciphertext.clone_from(&secret);
     store.create(&doomed).await.unwrap();
     let holds = |file: &Path| std::fs::read(file).unwrap().windows(50).any(|window| window == &secret[10..60]);
     let (before, after) = (folder.path().join("before.db"), folder.path().join("after.db"));
-    store.back_up(&before).await.unwrap();
+    SqliteKekStore::back_up(&file, &before).await.unwrap();
     store.shred(&path("doomed"), 5).await.unwrap();
-    store.back_up(&after).await.unwrap();
+    SqliteKekStore::back_up(&file, &after).await.unwrap();
     assert!(holds(&before), "else this finds nothing at all");
     assert!(!holds(&after));
 }
@@ -144,7 +155,7 @@ async fn a_migration_is_told_before_it_is_made() {
 
 #[tokio::test]
 async fn what_cannot_be_migrated_is_refused_and_nothing_is_made() {
-    let (folder, file, store) = store(1).await;
+    let (folder, file, store) = filled(1).await;
     drop(store);
     let missing = SqliteKekStore::plan_migration(folder.path().join("missing.db")).await.unwrap_err();
     assert!(missing.to_string().contains("there is no KEK store"), "{missing}");

@@ -1,6 +1,6 @@
 //! `keystrata account list`: the heads of all accounts, page by page.
 
-use std::fmt::Write;
+use std::{fmt::Write, num::NonZeroU64};
 
 use anyhow::{Result, bail};
 use keystrata_hierarchy::{Heads, KekState, KeyPath, PathHead};
@@ -22,7 +22,7 @@ pub(super) async fn run(args: &ListArgs, settings: &SettingsArgs) -> Result<()> 
     let mut heads = Heads::new(store, after);
     let mut list = List::begin(args.json)?;
     let (mut unreadable, mut first) = (0_u64, None);
-    let mut left = args.limit.map_or(u64::MAX, |limit| limit.get());
+    let mut left = args.limit.map_or(u64::MAX, NonZeroU64::get);
     while left > 0 {
         let Some(head) = heads.next().await? else { break };
         match head {

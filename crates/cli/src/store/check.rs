@@ -1,6 +1,6 @@
 //! `keystrata store check`.
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use anyhow::{Context, Result};
 use keystrata_hierarchy::{
@@ -31,10 +31,7 @@ pub(super) async fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<Out
     bar.finish_and_clear();
     let looked = looked?;
 
-    let tried = match args.unwrap {
-        false => None,
-        true => Some(try_all(args, &store, &roots, looked, &mut examples).await?),
-    };
+    let tried = if args.unwrap { Some(try_all(args, &store, &roots, looked, &mut examples).await?) } else { None };
     let findings = looked.findings + tried.map_or(0, |tried| tried.findings);
     if args.json {
         output::print_json(&json!({
@@ -45,7 +42,7 @@ pub(super) async fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<Out
             "unwrap": tried.map(|tried| unwrap_json(tried, &roots)),
         }))?;
     } else {
-        output::print(&text(&examples, looked, tried, findings))?;
+        output::print(&text(&examples, looked, tried, findings)?)?;
     }
     Ok(if findings == 0 { Outcome::Done } else { Outcome::Findings })
 }
@@ -96,21 +93,22 @@ fn cost(roots: &[OpenRoot], calls: u64) -> String {
     format!("To unwrap every KEK takes {calls} call(s) to the KMS{usd}")
 }
 
-fn text(examples: &Examples, looked: CheckReport, tried: Option<UnwrapReport>, findings: u64) -> String {
+fn text(examples: &Examples, looked: CheckReport, tried: Option<UnwrapReport>, findings: u64) -> Result<String> {
     let CheckReport { accounts, shredded, keks, root_wraps, parent_wraps, .. } = looked;
     let mut text = examples.text();
-    text += &format!(
+    writeln!(
+        text,
         "{accounts} account(s), {shredded} of them shredded; {keks} KEK(s), wrapped {root_wraps} time(s) by root keys and \
-         {parent_wraps} by other KEKs\n"
-    );
+         {parent_wraps} by other KEKs"
+    )?;
     if let Some(UnwrapReport { root_wraps, parent_wraps, unwrapped, .. }) = tried {
-        text += &format!("{unwrapped} of {} wrap(s) gave their KEK\n", root_wraps + parent_wraps);
+        writeln!(text, "{unwrapped} of {} wrap(s) gave their KEK", root_wraps + parent_wraps)?;
     }
     match findings {
-        0 => text += "nothing wrong was found\n",
-        _ => text += &format!("{findings} finding(s): {}\n", examples.counts()),
+        0 => writeln!(text, "nothing wrong was found")?,
+        _ => writeln!(text, "{findings} finding(s): {}", examples.counts())?,
     }
-    text
+    Ok(text)
 }
 
 fn unwrap_json(tried: UnwrapReport, roots: &[OpenRoot]) -> Value {

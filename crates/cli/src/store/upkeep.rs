@@ -14,7 +14,7 @@ pub(super) async fn backup(args: &BackupArgs, settings: &SettingsArgs) -> Result
     let Some(path) = location.path() else {
         bail!("{location} is backed up with its own tools: this command copies SQLite files")
     };
-    let backup = SqliteKekStore::open_existing(path).await?.back_up(&args.file).await?;
+    let backup = SqliteKekStore::back_up(path, &args.file).await?;
     let (file, bytes, accounts) = (args.file.display().to_string(), backup.bytes, backup.accounts);
     if args.json {
         return output::print_json(&json!({

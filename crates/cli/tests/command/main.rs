@@ -11,6 +11,7 @@ mod processes;
 mod refusals;
 mod roots;
 mod round_trip;
+mod runbook;
 mod settings;
 mod shred;
 mod site;

@@ -48,11 +48,20 @@ impl Site {
     pub(crate) fn process(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keystrata"));
         command.args(arguments).current_dir(&self.folder);
-        // The tester's own settings must not reach the test's command.
-        for variable in ["KEYSTRATA_STORE", "KEYSTRATA_ROOT", "KEYSTRATA_KMS_RATE", "KEYSTRATA_KMS_BURST"] {
-            command.env_remove(variable);
-        }
+        without_settings(&mut command);
         command
+    }
+
+    /// A shell in this folder that knows the command and stops at the first failure.
+    pub(crate) fn shell(&self, commands: &str) -> std::process::Command {
+        let folder = Path::new(env!("CARGO_BIN_EXE_keystrata")).parent().unwrap();
+        let mut path = std::ffi::OsString::from(folder);
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-euc", commands]).current_dir(&self.folder).env("PATH", path);
+        without_settings(&mut shell);
+        shell
     }
 
     /// The command in this folder.
@@ -138,6 +147,13 @@ impl Site {
         let mut files = BTreeMap::new();
         collect(self.folder.path(), &mut files);
         files
+    }
+}
+
+/// The tester's own settings must not reach the test's command.
+fn without_settings(command: &mut std::process::Command) {
+    for variable in ["KEYSTRATA_STORE", "KEYSTRATA_ROOT", "KEYSTRATA_KMS_RATE", "KEYSTRATA_KMS_BURST"] {
+        command.env_remove(variable);
     }
 }
 

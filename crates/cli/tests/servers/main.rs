@@ -46,6 +46,21 @@ fn makes_seals_and_opens(root: &str, id: &str, variables: &[(&str, String)]) {
     let shown = run(&["account", "show", "acme", "--json"]).unwrap().stdout;
     let shown: Value = serde_json::from_slice(&shown).unwrap();
     assert_eq!(shown["keks"][0]["wrapped_by"][0], id);
+
+    let json = |output: &std::process::Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let verified = json(&run(&["root", "verify", "--json"]).unwrap());
+    assert_eq!((&verified["roots"][0]["works"], &verified["roots"][0]["id"]), (&true.into(), &id.into()));
+    assert!(verified["roots"][0]["kms"]["calls"].as_u64() >= Some(5), "{verified}");
+    // Calls cost money: they are counted, and not made before somebody said so.
+    let refused = run(&["store", "check", "--unwrap"]).output().unwrap();
+    let line = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+    assert!(line.contains("--yes"), "{line}");
+    let checked = json(&run(&["store", "check", "--unwrap", "--yes", "--json"]).unwrap());
+    assert_eq!((&checked["clean"], &checked["root_wraps"]), (&true.into(), &1.into()), "{checked}");
+    assert_eq!(checked["unwrap"]["unwrapped"], 1);
+    // With Vault the first call asks whether the key is derived.
+    assert_eq!(checked["unwrap"]["kms_calls"], if is_aws { 1 } else { 2 });
 }
 
 /// What the command says when it fails: one line.
@@ -131,4 +146,48 @@ fn vault_takes_its_token_from_the_environment() {
     assert!(line.contains("ended or was revoked"), "{line}");
     let line = refusal(&variables, &format!("vault-transit:http://127.0.0.1:{}/transit/keys/k", free_port()));
     assert!(line.contains("cannot be reached"), "{line}");
+}
+
+#[test]
+#[cfg(feature = "postgres")]
+#[ignore = "needs PostgreSQL, which `cargo xtask test` starts"]
+fn postgres_is_named_by_its_url() {
+    let server = std::env::var("KEYSTRATA_TEST_POSTGRES").expect("`cargo xtask test` starts a server and sets it");
+    let server = server.rsplit_once('/').unwrap().0.to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("{server}/postgres?sslmode=disable&schema=command_{}", std::process::id());
+    let variables = [("KEYSTRATA_STORE", url.clone()), ("KEYSTRATA_ROOT", "local:root.key".to_owned())];
+    let run = |arguments: &[&str]| keystrata(folder.path(), &variables, arguments);
+    let json = |arguments: &[&str]| serde_json::from_slice::<Value>(&run(arguments).unwrap().stdout).unwrap();
+    keystrata(folder.path(), &[], &["init", "--root", "local:root.key"]).unwrap();
+
+    for (dry_run, from) in [(&["--dry-run"][..], 0), (&[], 0), (&[], 1)] {
+        let migrated = json(&[&["store", "migrate", "--json"], dry_run].concat());
+        assert_eq!((&migrated["from"], &migrated["to"]), (&from.into(), &1.into()), "{migrated}");
+        assert_eq!(migrated["steps"].as_array().unwrap().is_empty(), from == 1);
+        let password = server.split(['/', ':', '@']).nth(4).unwrap();
+        assert!(password.is_empty() || !migrated["store"].as_str().unwrap().contains(password), "{migrated}");
+    }
+    let sealed = run(&["seal", "--account", "acme"]).write_stdin(SECRET).unwrap().stdout;
+    for command in
+        [&["account", "rotate", "acme"][..], &["account", "create", "globex"], &["account", "create", "gone"]]
+    {
+        run(command).unwrap();
+    }
+    run(&["account", "shred", "gone", "--yes-i-mean", "gone"]).unwrap();
+    let checked = json(&["store", "check", "--unwrap", "--json"]);
+    assert_eq!((&checked["clean"], &checked["accounts"]), (&true.into(), &3.into()), "{checked}");
+
+    // Out of it, and back into another schema.
+    let other = url.replace("command_", "command_other_");
+    for (from, to) in [(&*url, "sqlite:copy.db"), ("sqlite:copy.db", &*other)] {
+        for copied in [3, 0] {
+            let copy = json(&["store", "copy", "--from", from, "--to", to, "--json"]);
+            assert_eq!((&copy["copied"], &copy["same"]), (&copied.into(), &(3 - copied).into()), "{copy}");
+        }
+    }
+    let open = run(&["open", "--account", "acme", "--store", &other]).write_stdin(sealed).unwrap();
+    assert_eq!(open.stdout, SECRET);
+    let refused = run(&["store", "backup", "backup.db"]).output().unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("backed up with its own tools"));
 }

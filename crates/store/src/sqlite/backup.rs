@@ -16,21 +16,21 @@ use rusqlite::{
 
 use super::{
     error::{self, Failure, shown},
-    ledger, schema,
+    schema,
 };
 
-/// Writes the database of `source` to `target`, which must not be there, under a name of its own until it is whole.
-pub(super) fn back_up(source: &Connection, target: &Path) -> Result<SqliteBackup, Failure> {
+/// Writes the database in `file` to `target`, which must not be there, under a name of its own until it is whole.
+pub(super) fn back_up(file: &Path, target: &Path) -> Result<SqliteBackup, Failure> {
     let failed = |error| Failure::from(error::from_io(target, error));
     // A link that leads nowhere is something too.
     if fs::symlink_metadata(target).is_ok() {
         return Err(exists(target));
     }
-    let _entry = ledger::enter().ok_or_else(|| error::forked(target))?;
+    let (source, _) = schema::connect_unmigrated(file)?;
     let folder = target.parent().unwrap_or(Path::new("/"));
     let unfinished =
         tempfile::Builder::new().prefix(".keystrata-").tempfile_in(folder).map_err(failed)?.into_temp_path();
-    copy(source, &unfinished).map_err(|failure| failure.into_store_error(target))?;
+    copy(&source, &unfinished)?;
     let accounts = verify(&unfinished).map_err(|failure| failure.into_store_error(target))?;
     let bytes = fs::metadata(&unfinished).map_err(failed)?.len();
     match unfinished.persist_noclobber(target) {
@@ -69,12 +69,15 @@ fn copy(source: &Connection, file: &Path) -> Result<(), Failure> {
 
 /// As whoever restores it would open it.
 fn verify(file: &Path) -> Result<u64, Failure> {
-    let db = schema::connect(file)?;
+    let (db, version) = schema::connect_unmigrated(file)?;
     let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     if verdict != "ok" {
         return Err(StoreError::incompatible("the copy is damaged, and was deleted: look after the disk").into());
     }
-    let accounts: i64 = db.query_row("SELECT count(*) FROM account", [], |row| row.get(0))?;
+    // The first version had no table of accounts.
+    let table = if version == 1 { "kek" } else { "account" };
+    let sql = format!("SELECT count(DISTINCT path) FROM {table}");
+    let accounts: i64 = db.query_row(&sql, [], |row| row.get(0))?;
     db.close().map_err(|(_, error)| error)?;
     Ok(accounts.unsigned_abs())
 }

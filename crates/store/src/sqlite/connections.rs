@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinError};
 
 use super::{
+    backup::{self, SqliteBackup},
     error::{self, Failure},
     ledger, schema,
 };
@@ -78,6 +79,16 @@ impl Connections {
         off_thread(move || {
             let _entry = ledger::enter().ok_or_else(|| error::forked(&self.path))?;
             schema::plan(&self.path).map_err(|failure| failure.into_store_error(&self.path))
+        })
+        .await
+    }
+
+    /// Copies the file as it is, off the async threads.
+    pub(super) async fn back_up(self, to: PathBuf) -> Result<SqliteBackup, StoreError> {
+        off_thread(move || {
+            // Two connections: the file and its copy.
+            let _entries = ledger::enter().zip(ledger::enter()).ok_or_else(|| error::forked(&self.path))?;
+            backup::back_up(&self.path, &to).map_err(|failure| failure.into_store_error(&self.path))
         })
         .await
     }

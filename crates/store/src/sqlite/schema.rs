@@ -141,13 +141,20 @@ pub(super) fn connect(file: &Path) -> Result<Connection, Failure> {
 
 /// What [`connect`] would do to the file.
 pub(super) fn plan(file: &Path) -> Result<Migration, Failure> {
-    look_at(file, IfMissing::Refuse)?;
-    let (_, from) = connect_as_it_is(file)?;
-    let steps = match from {
-        1 => FROM_1.to_vec(),
-        other => check_version(file, other).map(|()| Vec::new())?,
-    };
+    let (_, from) = connect_unmigrated(file)?;
+    let steps = if from == 1 { FROM_1.to_vec() } else { Vec::new() };
     Ok(Migration { from, to: SCHEMA_VERSION, steps })
+}
+
+/// A connection to the store at `file` as this release or an earlier one wrote it.
+pub(super) fn connect_unmigrated(file: &Path) -> Result<(Connection, i32), Failure> {
+    look_at(file, IfMissing::Refuse)?;
+    let (db, version) = connect_as_it_is(file)?;
+    check_length(file, &db)?;
+    if version != 1 {
+        check_version(file, version)?;
+    }
+    Ok((db, version))
 }
 
 /// What [`migrate`] does, for the operator.
