@@ -231,11 +231,9 @@ async fn a_kek_that_is_not_the_one_that_was_stored_is_found() {
     for head in store.accounts(None, 100).await.unwrap() {
         let mut copy = store.export(&head.path).await.unwrap().unwrap();
         match copy.path.to_string().as_str() {
-            "acme" => copy.records[0].wraps[0].ciphertext[30] ^= 1,
-            "globex" => copy.records[0].check = KekCheck::from_bytes([0; 32]),
-            "two" => copy.records[0].wraps[0].ciphertext[30] ^= 1,
-            // Its service cannot be had either, and is not tried.
-            "three" => copy.records[0].check = KekCheck::from_bytes([0; 32]),
+            "acme" | "two" => copy.records[0].wraps[0].ciphertext[30] ^= 1,
+            // The service of `three` cannot be had either, and is not tried.
+            "globex" | "three" => copy.records[0].check = KekCheck::from_bytes([0; 32]),
             _ => {}
         }
         shelf.put(copy);
