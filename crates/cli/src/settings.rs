@@ -250,9 +250,9 @@ mod tests {
     #[test]
     fn a_location_is_shown_without_its_secrets() {
         for (uri, shown) in [
-            ("postgres://app:hunter2@db.example:5432/keys?sslpassword=hunter2", "postgres://db.example:5432/keys"),
-            ("postgres://app:hunter2@home@db.example/keys", "postgres://db.example/keys"),
-            ("postgres://db.example/keys", "postgres://db.example/keys"),
+            ("postgres://app:hunter2@db.example:5432/keys?schema=hunter2", "postgres://db.example:5432/keys"),
+            ("postgres://app:hunter2%40home@db.example/keys", "postgres://db.example/keys"),
+            ("postgres://app@db.example/keys", "postgres://db.example/keys"),
             ("dynamodb:keystrata?region=eu-west-1", "dynamodb:keystrata"),
         ] {
             let location: StoreLocation = uri.parse().unwrap();
