@@ -1,5 +1,7 @@
 //! A handle to one account: seal and open.
 
+mod life;
+pub(crate) mod rewrap;
 mod stream;
 
 use std::{borrow::Cow, fmt, sync::Arc};
@@ -12,7 +14,7 @@ use keystrata_primitives::{
 pub use self::stream::Expiring;
 use crate::{
     cache::AccountState,
-    engine::{Owner, recover::Recovered},
+    engine::{Owner, audited::Actor, recover::Recovered},
     error::{KeyError, OpenError, SealError},
     store::Creation,
 };
@@ -29,12 +31,13 @@ const CACHED_TRIES: usize = 2;
 pub struct Account {
     engine: Arc<Owner>,
     state: Arc<AccountState>,
+    actor: Actor,
 }
 
 impl Account {
-    pub(crate) fn new(engine: Arc<Owner>, path: &KeyPath) -> Self {
+    pub(crate) fn new(engine: Arc<Owner>, path: &KeyPath, actor: Actor) -> Self {
         let state = engine.account(path);
-        Self { engine, state }
+        Self { engine, state, actor }
     }
 
     /// Who the account is.
@@ -134,7 +137,7 @@ impl Account {
     /// # Cancellation
     /// Dropping the future is safe. The KEK may be in the store afterwards.
     pub async fn create(&self) -> Result<Creation, KeyError> {
-        self.engine.create_new(&self.state()).await
+        self.engine.create_new(&self.state(), &self.actor).await
     }
 
     /// Makes a new KEK the account's primary: what is sealed from now on is sealed under it, and what was sealed before
@@ -149,7 +152,7 @@ impl Account {
     /// # Cancellation
     /// Dropping the future is safe. The rotation goes on if it has begun.
     pub async fn rotate(&self) -> Result<KekVersion, KeyError> {
-        self.engine.rotate(&self.state()).await
+        self.engine.rotate(&self.state(), &self.actor).await
     }
 
     /// Unwraps all KEKs of the account by its [recovery root](crate::RootsBuilder::recovery), the newest first, and keeps them
@@ -168,7 +171,7 @@ impl Account {
     /// # Cancellation
     /// Dropping the future is safe. What was unwrapped so far stays.
     pub async fn recover(&self) -> Result<Recovered, KeyError> {
-        self.engine.recover(&self.state()).await
+        self.engine.recover(&self.state(), &self.actor).await
     }
 
     /// Runs `f` with the KEK that new objects are sealed under, which has to be got.

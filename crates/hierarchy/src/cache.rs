@@ -320,6 +320,17 @@ impl KekCache {
         account.forget_older();
     }
 
+    /// Asks the store before anything is sealed for the account again. What is in memory goes on opening.
+    pub(crate) fn forget_primary(&self, account: &AccountState) {
+        let _locked = self.shared.shard(&account.path);
+        account.primary.store(None);
+    }
+
+    /// Whether any KEK of the account is here.
+    pub(crate) fn holds_any(&self, path: &KeyPath) -> bool {
+        self.shared.shard(path).holds_any(path)
+    }
+
     /// Overwrites one KEK now.
     pub(crate) fn discard(&self, kek: &Arc<CachedKek>) {
         let removed = self.shared.shard(&kek.identity().path).remove(kek);

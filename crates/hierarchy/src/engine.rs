@@ -4,13 +4,17 @@
 //! KEK share: see [`load`]. [`create`] makes an account's first KEK and [`rotate`] its later ones; [`upkeep`] is what
 //! happens though nobody waits for it.
 
+pub(crate) mod audited;
 mod create;
 pub(crate) mod health;
 mod load;
 mod once;
 mod parents;
 pub(crate) mod recover;
+mod reroot;
+pub(crate) mod rewrap;
 mod rotate;
+pub(crate) mod states;
 pub(crate) mod upkeep;
 mod waits;
 mod wraps;
@@ -30,7 +34,14 @@ use keystrata_memory::{ArenaConfig, ProcessLocal, process_epoch};
 use keystrata_primitives::{DerivedKek, Kek, KekId, KekIdentity, KekRecord, KekVersion, KeyPath, RootKeyId, Suite};
 use tokio::runtime::Handle;
 
-use self::{health::Canary, parents::Load, upkeep::Refreshes, waits::Waits, wraps::Unwrapped};
+use self::{
+    audited::{Actor, Audit},
+    health::Canary,
+    parents::Load,
+    upkeep::Refreshes,
+    waits::Waits,
+    wraps::Unwrapped,
+};
 use crate::{
     cache::{AccountState, CachedKek, Epoch, KekCache, Life, Lineage, Parentage},
     clock::{Clock, Moment, Nanos, nanos},
@@ -62,6 +73,9 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<Handle>,
     /// Of the numbers that shorten lives; `None`: a random one.
     pub(crate) jitter_seed: Option<u64>,
+    /// Where life-cycle events go; `None`: nowhere.
+    pub(crate) audit: Option<Audit>,
+    pub(crate) actor: Actor,
 }
 
 impl fmt::Debug for Config {
@@ -71,6 +85,7 @@ impl fmt::Debug for Config {
             .field("has_policies_by_account", &self.choose_policy.is_some())
             .field("capacity", &self.capacity)
             .field("suite", &self.suite)
+            .field("audit", &self.audit)
             .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@ use keystrata_primitives::{
 };
 
 use crate::{
+    audit::AuditError,
     root::{Cause, RootKeyError},
     store::StoreError,
     topology::PlacementFault,
@@ -146,11 +147,20 @@ pub enum KeyError {
     /// The KEK is older than its account's versions that may still be used.
     #[error(transparent)]
     BelowMinVersion(StoreError),
+    /// The account opens and does not seal, as somebody [said](crate::Account::open_only).
+    #[error("account {path} opens and does not seal: enable it to seal again")]
+    SealingDisabled {
+        /// The account asked for.
+        path: KeyPath,
+    },
+    /// The audit sink did not record what was to be done, so it was not done.
+    #[error(transparent)]
+    NotRecorded(AuditError),
     /// The hierarchy was closed.
     #[error("the hierarchy was closed: build a new one")]
     Closed,
     /// The KEK's state does not allow the operation.
-    #[error("KEK {kek_id} of account {path} is {state} and cannot be used for this")]
+    #[error("KEK {kek_id} of account {path} is {state}{}", remedy(*state))]
     WrongState {
         /// Whose KEK.
         path: KeyPath,
@@ -188,6 +198,14 @@ pub enum KeyError {
     NoSweeper,
 }
 
+fn remedy(state: KekState) -> &'static str {
+    match state {
+        KekState::Disabled => ": it neither seals nor opens until it is enabled again",
+        KekState::Destroyed => " for ever: what is sealed under it was to be rewrapped before",
+        _ => " and cannot be used for this",
+    }
+}
+
 fn kek_text(id: Option<KekId>) -> String {
     id.map_or_else(|| "a KEK".to_owned(), |id| format!("KEK {id}"))
 }
@@ -221,6 +239,7 @@ impl KeyError {
             | Self::NoPrimary { .. }
             | Self::RolledBack { .. }
             | Self::WrongState { .. }
+            | Self::SealingDisabled { .. }
             | Self::VersionsUsedUp { .. } => {
                 Self::Parent { path: child.clone(), parent: parent.clone(), source: Box::new(self) }
             }

@@ -7,8 +7,14 @@ use keystrata_primitives::{KeyPath, PathError, Suite};
 
 use crate::{
     account::Account,
+    audit::{AuditSink, OnAuditFailure},
     clock::{Clock, SystemClock},
-    engine::{Config, Engine, Owner, health::Health, upkeep::Warmed},
+    engine::{
+        Config, Engine, Owner,
+        audited::{Actor, Audit},
+        health::Health,
+        upkeep::Warmed,
+    },
     error::{BuildError, KeyError},
     policy::{Policy, PolicyBuilder},
     root::RootKey,
@@ -29,6 +35,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Hierarchy {
     engine: Arc<Owner>,
+    actor: Actor,
 }
 
 impl Hierarchy {
@@ -49,7 +56,13 @@ impl Hierarchy {
         P: TryInto<KeyPath>,
         PathError: From<P::Error>,
     {
-        Ok(Account::new(Arc::clone(&self.engine), &path.try_into()?))
+        Ok(Account::new(Arc::clone(&self.engine), &path.try_into()?, Arc::clone(&self.actor)))
+    }
+
+    /// The same hierarchy in the hands of `actor`, an operator or a service: what is done through it and the accounts it
+    /// gives is recorded by the [audit sink](AuditSink) as done by that one.
+    pub fn as_actor(&self, actor: &str) -> Self {
+        Self { engine: Arc::clone(&self.engine), actor: actor.into() }
     }
 
     /// Loads the KEKs of these accounts, so that their first requests do not wait: after a start, say.
@@ -158,6 +171,8 @@ impl Default for HierarchyBuilder {
             memory: ArenaConfig::default(),
             runtime: None,
             jitter_seed: None,
+            audit: None,
+            actor: "".into(),
         };
         Self { topology: None, store: None, clock: Arc::new(SystemClock), policy: Policy::builder(), config }
     }
@@ -276,6 +291,31 @@ impl HierarchyBuilder {
         self
     }
 
+    /// Where life-cycle events go: created, rotated, disabled, shredded and so on. Default: nowhere.
+    ///
+    /// A change that cannot be recorded is refused, unless [`on_audit_failure`](Self::on_audit_failure) says otherwise.
+    pub fn audit(mut self, sink: impl AuditSink + 'static) -> Self {
+        let on_failure = self.config.audit.map(|audit| audit.on_failure).unwrap_or_default();
+        self.config.audit = Some(Audit { sink: Arc::new(sink), on_failure });
+        self
+    }
+
+    /// What becomes of a change that the [audit sink](Self::audit) did not record. Default: it is refused. To be called
+    /// after `audit`; without a sink it means nothing.
+    pub fn on_audit_failure(mut self, policy: OnAuditFailure) -> Self {
+        if let Some(audit) = &mut self.config.audit {
+            audit.on_failure = policy;
+        }
+        self
+    }
+
+    /// Who does what this process does of itself, such as making an account's first KEK, and what is done through handles
+    /// that [name nobody](Hierarchy::as_actor). Default: empty.
+    pub fn actor(mut self, actor: &str) -> Self {
+        self.config.actor = actor.into();
+        self
+    }
+
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
@@ -300,6 +340,7 @@ impl HierarchyBuilder {
         if self.config.capacity == 0 {
             return Err(BuildError::NoCapacity);
         }
-        Ok(Hierarchy { engine: Owner::new(Engine::new(topology, store, self.clock, self.config)) })
+        let actor = Arc::clone(&self.config.actor);
+        Ok(Hierarchy { engine: Owner::new(Engine::new(topology, store, self.clock, self.config)), actor })
     }
 }

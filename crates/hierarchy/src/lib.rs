@@ -50,6 +50,7 @@
 #![warn(clippy::missing_errors_doc)]
 
 mod account;
+mod audit;
 mod cache;
 pub mod clock;
 mod engine;
@@ -57,6 +58,7 @@ mod enveloped;
 mod error;
 mod flight;
 mod hierarchy;
+mod lifecycle;
 mod policy;
 mod refusals;
 mod root;
@@ -69,16 +71,24 @@ mod topology;
 pub use keystrata_memory::{Backing, MemoryError, MemoryReport, OnUnprotected};
 pub use keystrata_primitives::{
     Context, ContextError, KekId, KekRecord, KekState, KekVersion, KeyPath, PathError, RootKeyId, SecretKey, Suite,
+    WrappedSecret, Wrapper,
     envelope::{AsyncOpener, AsyncSealer, EnvelopeError, Opener, Sealer, StreamError},
 };
 
+#[cfg(feature = "audit-file")]
+pub use self::audit::{AuditFsync, JsonLinesAudit};
 pub use self::{
-    account::{Account, Expiring},
+    account::{
+        Account, Expiring,
+        rewrap::{HeaderBytes, RekeyError, RewrapEachError, RewrapError, RewrapTally, Rewrapped},
+    },
+    audit::{AuditAction, AuditError, AuditEvent, AuditOutcome, AuditSink, OnAuditFailure, TracingAudit},
     clock::{Clock, SystemClock},
     engine::{health::Health, recover::Recovered, upkeep::Warmed},
     enveloped::{Enveloped, EnvelopedError},
     error::{BuildError, KeyError, OpenError, SealError, StreamExpired},
     hierarchy::{Hierarchy, HierarchyBuilder},
+    lifecycle::{Change, LifecycleError, Reroot, Rerooted, RewrapScan, ShredPlan, Shredded},
     policy::{Policy, PolicyBuilder},
     root::{Cause, Demand, GeneratedKey, RootContext, RootKey, RootKeyError, Urgency},
     signals::Stats,

@@ -26,13 +26,14 @@ use crate::error::KeyError;
 /// | `refreshes` | `keystrata_kek_refreshes_total` | loads begun ahead of a deadline |
 /// | `expiries` | `keystrata_kek_expiries_total` | KEKs overwritten at their deadline |
 /// | `evictions` | `keystrata_kek_evictions_total` | KEKs overwritten to make room |
-/// | `invalidations` | `keystrata_kek_invalidations_total` | calls to invalidate, and denials that did |
+/// | `invalidations` | `keystrata_kek_invalidations_total` | calls to invalidate, and refusals by the KMS or the store that did |
 /// | `denials` | `keystrata_kek_denials_total` | denials by the KMS |
 /// | `remembered` | `keystrata_kek_remembered_refusals_total` | refusals answered from memory, without a call |
 /// | `wiped` | `keystrata_kek_wiped_total` | KEKs overwritten for whatever reason |
 /// | `stale_uses` | `keystrata_kek_stale_uses_total` | times that a KEK was let beyond its deadline |
 /// | `rotations` | `keystrata_kek_rotations_total` | new primaries made in place of an old one |
 /// | `failovers` | `keystrata_kek_failovers_total{cause=…}` | unwraps that went on to the next root key since one was `throttled`, `unavailable` or `overloaded` |
+/// | `audit_failures` | `keystrata_audit_failures_total` | life-cycle events that the [audit sink](crate::AuditSink) did not record |
 /// | `partial_wraps` | `keystrata_kek_partial_wraps_total` | KEKs made without some of their roots, [where that is allowed](crate::RootsBuilder::accept_at_least) |
 ///
 /// Gauges: `keystrata_keks`, `keystrata_memory_slots_used`, `keystrata_memory_slots`, and the bytes of key memory by how
@@ -67,6 +68,7 @@ pub struct Stats {
     pub rotations: u64,
     pub failovers: u64,
     pub partial_wraps: u64,
+    pub audit_failures: u64,
 }
 
 /// One count, here and at the recorder.
@@ -111,6 +113,7 @@ pub(crate) struct Signals {
     pub(crate) rotations: Count,
     failovers: [Count; FAILOVERS.len()],
     pub(crate) partial_wraps: Count,
+    pub(crate) audit_failures: Count,
     age_at_use: Histogram,
     gauges: [Gauge; 6],
 }
@@ -193,6 +196,7 @@ impl Signals {
             rotations: count(counter!("keystrata_kek_rotations_total")),
             failovers: FAILOVERS.map(|(_, cause)| count(counter!("keystrata_kek_failovers_total", "cause" => cause))),
             partial_wraps: count(counter!("keystrata_kek_partial_wraps_total")),
+            audit_failures: count(counter!("keystrata_audit_failures_total")),
             age_at_use: histogram!("keystrata_kek_age_at_use_seconds"),
             gauges: [
                 gauge!("keystrata_keks"),
@@ -269,6 +273,7 @@ impl Signals {
             rotations: self.rotations.get(),
             failovers: self.failovers.iter().map(Count::get).sum(),
             partial_wraps: self.partial_wraps.get(),
+            audit_failures: self.audit_failures.get(),
         }
     }
 }

@@ -72,7 +72,7 @@ pub trait KekStore: fmt::Debug + Send + Sync {
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError>;
 
     /// Makes `record` the primary of its account in place of `previous`, which stays as a retired KEK whose `retired_at` is
-    /// the new record's `created_at`. A primary that is disabled is not replaced: that would enable the account.
+    /// the new record's `created_at`. A primary that is retired or disabled is not replaced: that would enable the account.
     ///
     /// Of any number of callers at once that name the same `previous`, in any number of processes, one gets
     /// [`Rotation::Rotated`].
@@ -138,7 +138,7 @@ pub trait KekStore: fmt::Debug + Send + Sync {
     ) -> Result<Vec<KekRecord>, StoreError>;
 
     /// The record of the KEK that new objects of `path` are sealed under; `None` if the account has no KEK. It may be
-    /// disabled: its state says so.
+    /// retired, and then opens only, or disabled: its state says so.
     ///
     /// # Errors
     /// As [`record`](Self::record).
@@ -190,7 +190,7 @@ pub enum Creation {
 pub enum Rotation {
     /// The record is stored and is the account's primary.
     Rotated,
-    /// `previous` is not the account's primary, or not any more, or is disabled; nothing was written.
+    /// `previous` is not the account's primary, or not any more, or is not in state primary; nothing was written.
     Superseded,
 }
 

@@ -69,7 +69,7 @@ fn one_of_each(shelf: &Shelf) -> BTreeSet<&'static str> {
     let mut without = healthy("no-primary");
     without.records.pop();
     shelf.put(without);
-    shelf.put(copy(vec![record("primary-state", 1, Retired)]));
+    shelf.put(copy(vec![record("primary-state", 1, Destroyed)]));
     shelf.put(copy(vec![record("second-primary", 1, Primary), record("second-primary", 2, Primary)]));
     let mut old = healthy("old-primary");
     old.records[0].state = Primary;

@@ -172,6 +172,10 @@ impl Shard {
         (account, of_account.into_iter().filter_map(|due| self.take(due)).collect())
     }
 
+    pub(super) fn holds_any(&self, path: &KeyPath) -> bool {
+        self.by_due.values().any(|held| held.account.path == *path)
+    }
+
     /// The KEKs whose lineage is void, left where they are.
     pub(super) fn void(&self) -> Vec<Arc<CachedKek>> {
         self.by_due.values().filter(|held| held.is_void()).map(|held| Arc::clone(&held.kek)).collect()

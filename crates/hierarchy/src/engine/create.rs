@@ -4,8 +4,15 @@ use std::sync::Arc;
 
 use keystrata_primitives::{KekId, KekIdentity, KekRecord, KekState, KekVersion, Suite};
 
-use super::{Engine, load::TRIES, parents::Climb, wraps::Unwrapped};
+use super::{
+    Engine,
+    audited::{Actor, Deed},
+    load::TRIES,
+    parents::Climb,
+    wraps::Unwrapped,
+};
 use crate::{
+    audit::{AuditAction, AuditOutcome},
     cache::{AccountState, CachedKek, Epoch, KekCache},
     error::KeyError,
     flight::{Answer, For, unless_outdated},
@@ -47,7 +54,7 @@ impl Engine {
         let kek = self.install(account, &record.identity, &new.derived, &life, epoch)?;
         drop(new);
         let unless_stored = Discard { cache: self.cache(), kek: Some(&kek) };
-        match self.store_first(account, &record).await? {
+        match self.store_first(account, &record, self.actor()).await? {
             Winner::Ours => {
                 unless_stored.keep();
                 tracing::debug!(kek_id = %record.identity.id, "kek created");
@@ -74,7 +81,7 @@ impl Engine {
             engine.refuse_without_primary(&creating).await?;
             let new = (engine.config.suite, KekVersion::FIRST);
             let (record, _) = engine.generate(&creating, new, epoch, &demand, climb).await?;
-            match engine.store_first(&creating, &record).await? {
+            match engine.store_first(&creating, &record, engine.actor()).await? {
                 Winner::Ours => Ok(Arc::new(record)),
                 Winner::Theirs(record) => Ok(Arc::new(*record)),
             }
@@ -85,7 +92,11 @@ impl Engine {
     }
 
     /// Makes the first KEK of an account that is not in the store, for its caller alone, and keeps nothing of it.
-    pub(crate) async fn create_new(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<Creation, KeyError> {
+    pub(crate) async fn create_new(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        actor: &Actor,
+    ) -> Result<Creation, KeyError> {
         let (path, demand) = (&account.path, Demand::foreground());
         for _ in 0..TRIES {
             self.refuse_if_closed()?;
@@ -102,7 +113,7 @@ impl Engine {
             let first = (self.config.suite, KekVersion::FIRST);
             let made = self.generate(account, first, epoch, &demand, Climb::CACHED).await;
             if let Some((record, _)) = unless_outdated(made)? {
-                return Ok(match self.store_first(account, &record).await? {
+                return Ok(match self.store_first(account, &record, actor).await? {
                     Winner::Ours => Creation::Created,
                     Winner::Theirs(_) => Creation::Exists,
                 });
@@ -137,7 +148,6 @@ impl Engine {
         let path = &account.path;
         let id = KekId::generate().map_err(KeyError::from)?;
         let identity = KekIdentity { suite, version, id, path: path.clone() };
-        let created_at = self.now().real.as_secs();
         self.topology.check(path)?;
         let placement = self.placement(account);
         let made = match placement.now() {
@@ -148,6 +158,8 @@ impl Engine {
                 self.generate_under_parent(account, &identity, &parent, epoch, demand, climb).await?
             }
         };
+        // Now, not before the KMS was asked: the time at which its predecessor retires is counted from it.
+        let created_at = self.now().real.as_secs();
         let derived = identity.derive(&made.secret);
         let (check, wraps) = (derived.check, made.wraps);
         let record = KekRecord { identity, state: KekState::Primary, check, created_at, retired_at: 0, wraps };
@@ -155,7 +167,16 @@ impl Engine {
     }
 
     /// Stores an account's first record, and says whose became the account's primary.
-    async fn store_first(&self, account: &AccountState, record: &KekRecord) -> Result<Winner, KeyError> {
+    async fn store_first(&self, account: &AccountState, record: &KekRecord, actor: &Actor) -> Result<Winner, KeyError> {
+        let deed = Deed::to_one(actor, AuditAction::Created, &record.identity);
+        let became = |winner: &Winner| match winner {
+            Winner::Ours => AuditOutcome::Done,
+            Winner::Theirs(_) => AuditOutcome::Unchanged,
+        };
+        self.audited(&deed, self.try_store_first(account, record), became).await
+    }
+
+    async fn try_store_first(&self, account: &AccountState, record: &KekRecord) -> Result<Winner, KeyError> {
         let path = &record.identity.path;
         match self.store.create(record).await {
             Ok(Creation::Created) => Ok(Winner::Ours),

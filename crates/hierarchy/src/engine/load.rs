@@ -6,17 +6,19 @@ use keystrata_primitives::{DerivedKek, KekId, KekRecord, KekState, RootKeyId};
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use super::{Engine, UsableKek, create::Made, parents::Climb};
+use super::{Engine, UsableKek, audited::Deed, create::Made, parents::Climb};
 use crate::{
+    audit::{AuditAction, AuditOutcome},
     cache::{AccountState, CachedKek, Epoch, Life, NotInstalled},
     clock::Nanos,
     error::{KeyError, RecordFault},
     flight::{Answer, For, LoadError},
     root::Demand,
+    store::StoreError,
 };
 
 /// How long a process goes on sealing under the primary it knows before it must have asked the store again.
-const PRIMARY_TTL: Duration = Duration::from_secs(30);
+pub(super) const PRIMARY_TTL: Duration = Duration::from_secs(30);
 
 /// From when on it asks in the background, so that nobody waits for a store that answers in time.
 const PRIMARY_RENEWAL: Duration = Duration::from_secs(15);
@@ -274,22 +276,9 @@ impl Engine {
     /// What the store says is the account's primary, never one older than was seen before.
     pub(super) async fn stored_primary(&self, account: &AccountState) -> Result<Option<KekRecord>, KeyError> {
         let path = &account.path;
-        let record = self.store.primary(path).await.map_err(|error| KeyError::from_store(error, None))?;
-        let found = record.as_ref().map(|record| &record.identity);
-        match (&record, found, account.newest()) {
-            (Some(record), Some(found), _)
-                if found.path != *path || !matches!(record.state, KekState::Primary | KekState::Disabled) =>
-            {
-                Err(KeyError::corrupt(path, found.id, RecordFault::NotTheOneAskedFor))
-            }
-            (_, Some(found), Some(seen)) if found.version < seen => {
-                Err(KeyError::RolledBack { path: path.clone(), found: found.version, seen })
-            }
-            (Some(record), Some(found), _) if record.state == KekState::Disabled => {
-                Err(KeyError::WrongState { path: path.clone(), kek_id: found.id, state: record.state })
-            }
-            _ => Ok(record),
-        }
+        let record = self.store.primary(path).await.map_err(|error| KeyError::from_store(error, None));
+        let record = record.and_then(|record| checked_primary(account, record));
+        record.inspect_err(|error| self.obey(account, error))
     }
 
     pub(super) async fn stored_kek(
@@ -298,6 +287,11 @@ impl Engine {
         id: KekId,
         epoch: Epoch,
     ) -> Result<KekRecord, KeyError> {
+        let record = self.checked_kek(account, id, epoch).await;
+        record.inspect_err(|error| self.obey(account, error))
+    }
+
+    async fn checked_kek(&self, account: &Arc<AccountState>, id: KekId, epoch: Epoch) -> Result<KekRecord, KeyError> {
         let path = &account.path;
         let record = self.store.record(path, id).await.map_err(|error| KeyError::from_store(error, Some(id)))?;
         let Some(record) = record else {
@@ -311,6 +305,29 @@ impl Engine {
         match record.state {
             KekState::Primary | KekState::Retired => Ok(record),
             state => Err(KeyError::WrongState { path: path.clone(), kek_id: id, state }),
+        }
+    }
+
+    /// The store says that a KEK which may be in memory must not be used any more: it is overwritten now, and so is what
+    /// rests on it, however long it might have lived.
+    fn obey(&self, account: &AccountState, error: &KeyError) {
+        let path = &account.path;
+        let is_here = match error {
+            KeyError::SealingDisabled { .. } => {
+                self.cache().forget_primary(account);
+                false
+            }
+            KeyError::WrongState { kek_id, .. }
+            | KeyError::BelowMinVersion(StoreError::BelowMinVersion { kek_id, .. }) => {
+                self.cache().get_any(path, *kek_id).is_some()
+            }
+            KeyError::Shredded(_) => self.cache().holds_any(path),
+            _ => false,
+        };
+        // Only then: others may be loading what may still be used, and would have to begin anew with every refusal.
+        if is_here && let Some((overwritten, _)) = self.cache().invalidate_since(account, self.cache().epoch(account)) {
+            self.signals.invalidations.add(1);
+            tracing::warn!(%error, overwritten, "the store gives up a kek that is in memory; it is overwritten");
         }
     }
 
@@ -337,6 +354,8 @@ impl Engine {
         self.signals.invalidations.add(1);
         tracing::warn!(%error, %root, overwritten, "the kms denies an account's kek; its keks are overwritten");
         self.local.get().refusals.denied(account, root, error.clone(), epoch, self.now());
+        let deed = Deed::to_all(self.actor(), AuditAction::Denied, &account.path);
+        self.tell(&deed, AuditOutcome::Failed(error.to_string()));
         error.into()
     }
 
@@ -344,5 +363,26 @@ impl Engine {
         let absence = self.local.get().refusals.absence(account, id, epoch, self.now());
         self.signals.remembered.add(absence.is_some().into());
         absence
+    }
+}
+
+/// The primary as the store shows it, if it may be that and may seal.
+fn checked_primary(account: &AccountState, record: Option<KekRecord>) -> Result<Option<KekRecord>, KeyError> {
+    let path = &account.path;
+    let found = record.as_ref().map(|record| &record.identity);
+    match (&record, found, account.newest()) {
+        (Some(record), Some(found), _) if found.path != *path || record.state == KekState::Destroyed => {
+            Err(KeyError::corrupt(path, found.id, RecordFault::NotTheOneAskedFor))
+        }
+        (_, Some(found), Some(seen)) if found.version < seen => {
+            Err(KeyError::RolledBack { path: path.clone(), found: found.version, seen })
+        }
+        (Some(record), Some(found), _) if record.state == KekState::Disabled => {
+            Err(KeyError::WrongState { path: path.clone(), kek_id: found.id, state: record.state })
+        }
+        (Some(record), ..) if record.state == KekState::Retired => {
+            Err(KeyError::SealingDisabled { path: path.clone() })
+        }
+        _ => Ok(record),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use keystrata_primitives::{Kek, KekId, KekIdentity, KekRecord, KeyPath, SecretKey, WrappedSecret, Wrapper, wrap};
+use keystrata_primitives::{Kek, KekId, KekIdentity, KeyPath, SecretKey, WrappedSecret, Wrapper, wrap};
 use tokio::runtime;
 
 use super::{
     Engine, UsableKek,
     load::RETRY,
-    wraps::{NewSecret, Unwrapped, checked},
+    wraps::{NewSecret, Unwrapped, Wanted},
 };
 use crate::{
     cache::{AccountState, CachedKek, Epoch, Lineage, Parentage, Warrant},
@@ -90,21 +90,21 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl Engine {
     /// The KEK of this record by the parent's KEK that it names. No call of its own.
-    pub(super) async fn unwrap_by_parent(
+    pub(super) async fn unwrap_by_parent<T>(
         self: &Arc<Self>,
         account: &Arc<AccountState>,
-        record: &KekRecord,
+        Wanted { record, make }: Wanted<'_, T>,
         (path, kek_id, wrapped): (&KeyPath, KekId, &[u8]),
         epoch: Epoch,
         demand: &Demand,
         climb: Climb,
-    ) -> Answer<Unwrapped> {
+    ) -> Answer<Unwrapped<T>> {
         let identity = &record.identity;
         let unwrap = |kek: &Kek<'_>| wrap::unwrap_child(kek, identity, wrapped);
         let (parentage, requested_at, secret) =
             self.with_parent(account, Which::Kek(identity.id, path, kek_id), demand, climb, unwrap).await?;
         let rejected = |_| KeyError::corrupt(&identity.path, identity.id, RecordFault::ParentRejects);
-        let derived = secret.map_err(rejected).and_then(|secret| checked(record, &secret));
+        let derived = secret.map_err(rejected).and_then(|secret| make(record, secret));
         self.signals.child_load(&derived);
         self.refuse_outdated(account, epoch)?;
         match derived {
@@ -127,7 +127,22 @@ impl Engine {
         climb: Climb,
     ) -> Answer<NewSecret> {
         let secret = SecretKey::generate().map_err(KeyError::from)?;
-        let wrap = |kek: &Kek<'_>| (kek.identity().id, wrap::wrap_child(kek, identity, &secret));
+        let (wrap, parentage, requested_at) =
+            self.wrap_under_parent(account, identity, &secret, parent, (epoch, climb), demand).await?;
+        Ok(NewSecret { secret, wraps: vec![wrap], requested_at, parent: Some(parentage) })
+    }
+
+    /// The secret of the KEK of this identity under the primary of `parent`.
+    pub(super) async fn wrap_under_parent(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        identity: &KekIdentity,
+        secret: &SecretKey,
+        parent: &KeyPath,
+        (epoch, climb): (Epoch, Climb),
+        demand: &Demand,
+    ) -> Answer<(WrappedSecret, Parentage, Moment)> {
+        let wrap = |kek: &Kek<'_>| (kek.identity().id, wrap::wrap_child(kek, identity, secret));
         let (parentage, requested_at, (kek_id, wrapped)) =
             self.with_parent(account, Which::Primary(parent), demand, climb, wrap).await?;
         let wrapped = wrapped.map_err(KeyError::from);
@@ -135,8 +150,7 @@ impl Engine {
         self.refuse_outdated(account, epoch)?;
         let (path, ciphertext) = (parent.clone(), wrapped?.to_vec());
         self.note_seal(&self.account(parent), kek_id, SecretKey::LEN);
-        let wraps = vec![WrappedSecret { wrapper: Wrapper::Parent { path, kek_id }, ciphertext }];
-        Ok(NewSecret { secret, wraps, requested_at, parent: Some(parentage) })
+        Ok((WrappedSecret { wrapper: Wrapper::Parent { path, kek_id }, ciphertext }, parentage, requested_at))
     }
 
     /// Runs `f` with the parent's KEK; what it gives comes with what the child may have, and since when that counts.

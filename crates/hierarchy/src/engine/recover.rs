@@ -6,10 +6,12 @@ use keystrata_primitives::{KekId, KekRecord, KekState};
 
 use super::{
     Engine,
+    audited::{Actor, Deed},
     load::TRIES,
-    wraps::{Unwrapped, not_accepted},
+    wraps::{Unwrapped, Wanted, checked, not_accepted},
 };
 use crate::{
+    audit::{AuditAction, AuditOutcome},
     cache::{AccountState, Epoch, Life},
     error::KeyError,
     flight::{Answer, unless_outdated},
@@ -30,10 +32,15 @@ pub struct Recovered {
 impl Engine {
     /// Unwraps all KEKs of the account by its recovery root and puts them into the cache, the newest first. One that cannot
     /// be had keeps none of the others from it.
-    pub(crate) async fn recover(&self, account: &Arc<AccountState>) -> Result<Recovered, KeyError> {
+    pub(crate) async fn recover(&self, account: &Arc<AccountState>, actor: &Actor) -> Result<Recovered, KeyError> {
         if account.policy.caches_nothing() {
             return Err(KeyError::Late { ttl: account.policy.kek_ttl() }); // they would be gone at once
         }
+        let deed = Deed::to_all(actor, AuditAction::Recovered, &account.path);
+        self.audited(&deed, self.recover_all(account), |_| AuditOutcome::Done).await
+    }
+
+    async fn recover_all(&self, account: &Arc<AccountState>) -> Result<Recovered, KeyError> {
         let path = &account.path;
         let records = self.store.records(path).await.map_err(|error| KeyError::from_store(error, None))?;
         let usable = |record: &&KekRecord| matches!(record.state, KekState::Primary | KekState::Retired);
@@ -72,7 +79,8 @@ impl Engine {
         let placement = self.placement(account);
         let by = placement.recovery(record).ok_or_else(|| not_accepted(record, placement.recovery_names()))?;
         self.cache().make_room(&account.path)?;
-        let unwrapped = self.call_unwrap(account, record, by, epoch, &Demand::foreground()).await?;
+        let unwrapped =
+            self.call_unwrap(account, Wanted { record, make: checked }, by, epoch, &Demand::foreground()).await?;
         let Unwrapped { derived, requested_at, .. } = unwrapped;
         // No renewal ahead: that would ask the roots which an operator has just gone round.
         let life = Life { refresh: None, ..self.life(&account.policy, requested_at, None) };

@@ -6,11 +6,13 @@ use keystrata_primitives::{KekId, KekRecord, KekVersion};
 
 use super::{
     Engine,
+    audited::{Actor, Deed},
     create::Discard,
     load::{RETRY, TRIES},
     parents::Climb,
 };
 use crate::{
+    audit::{AuditAction, AuditOutcome},
     cache::{AccountState, Epoch},
     error::KeyError,
     flight::{Answer, For, LoadError, unless_outdated},
@@ -18,22 +20,34 @@ use crate::{
     store::Rotation,
 };
 
+/// Who rotates, and whether the new KEK stays in memory: a job that rotates many would push out those that are in use.
+#[derive(Clone, Copy)]
+pub(super) struct By<'a> {
+    pub(super) actor: &'a Actor,
+    pub(super) keep: bool,
+}
+
 impl Engine {
     /// Makes a new primary for an account that has one; gives its version. Callers at once share one.
-    pub(crate) async fn rotate(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<KekVersion, KeyError> {
+    pub(crate) async fn rotate(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        actor: &Actor,
+    ) -> Result<KekVersion, KeyError> {
         let runtime = self.runtime()?;
         for _ in 0..TRIES {
             self.refuse_if_closed()?;
             if let Some(denial) = self.denial(account, self.cache().epoch(account)) {
                 return Err(denial);
             }
-            let (engine, rotating) = (Arc::clone(self), Arc::clone(account));
+            let (engine, rotating, actor) = (Arc::clone(self), Arc::clone(account), Arc::clone(actor));
             let rotate = |demand| async move {
                 let epoch = engine.cache().epoch(&rotating);
                 let Some(record) = engine.stored_primary(&rotating).await? else {
                     return Err(KeyError::NoAccount { path: rotating.path.clone() }.into());
                 };
-                let record = engine.rotate_from(&rotating, &record, epoch, &demand, Climb::CACHED).await?;
+                let by = By { actor: &actor, keep: true };
+                let record = engine.rotate_from(&rotating, &record, epoch, &demand, by, Climb::CACHED).await?;
                 let version = record.identity.version;
                 match engine.follow(&rotating, record, epoch, &demand).await {
                     // Whoever seals next looks for it anew.
@@ -67,7 +81,8 @@ impl Engine {
                 let version = record.identity.version;
                 return engine.follow(&rotating, record, epoch, &demand).await.map(|()| version);
             }
-            let rotated = engine.rotate_from(&rotating, &record, epoch, &demand, Climb::CACHED).await;
+            let by = By { actor: engine.actor(), keep: true };
+            let rotated = engine.rotate_from(&rotating, &record, epoch, &demand, by, Climb::CACHED).await;
             if let Err(LoadError::Key(error)) = &rotated {
                 tracing::warn!(kek_id = %worn, %error, "a kek is due to be replaced, and no new one could be made; it goes on");
             }
@@ -117,7 +132,8 @@ impl Engine {
         if !self.is_too_old(account, &record) {
             return record;
         }
-        match self.rotate_from(account, &record, epoch, demand, climb).await {
+        let by = By { actor: self.actor(), keep: true };
+        match self.rotate_from(account, &record, epoch, demand, by, climb).await {
             Ok(rotated) => rotated,
             Err(LoadError::Outdated) => record,
             Err(LoadError::Key(error)) => {
@@ -128,12 +144,13 @@ impl Engine {
     }
 
     /// Makes a new KEK the primary in place of `old`, and gives the record of whichever is primary then.
-    async fn rotate_from(
+    pub(super) async fn rotate_from(
         self: &Arc<Self>,
         account: &Arc<AccountState>,
         old: &KekRecord,
         epoch: Epoch,
         demand: &Demand,
+        by: By<'_>,
         climb: Climb,
     ) -> Answer<KekRecord> {
         let path = &account.path;
@@ -143,19 +160,27 @@ impl Engine {
         let version = old.identity.version.next();
         let version = version.ok_or_else(|| KeyError::VersionsUsedUp { path: path.clone() })?;
         self.cache().make_room(path)?;
-        let is_cached = !account.policy.caches_nothing();
-        let climb = if is_cached { climb } else { Climb::ONCE };
+        let is_cached = by.keep && !account.policy.caches_nothing();
+        let climb = if account.policy.caches_nothing() { Climb::ONCE } else { climb };
         let (record, new) = self.generate(account, (old.identity.suite, version), epoch, demand, climb).await?;
         let life = self.life(&account.policy, new.requested_at, new.parent.clone());
         // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let kek = is_cached.then(|| self.install(account, &record.identity, &new.derived, &life, epoch)).transpose()?;
         drop(new);
         let unless_stored = Discard { cache: self.cache(), kek: kek.as_ref() };
-        let rotation = match self.store.rotate(old.identity.id, &record).await {
-            Ok(rotation) => rotation,
-            Err(_) if self.is_stored(&record).await => Rotation::Rotated,
-            Err(error) => return Err(KeyError::from_store(error, None).into()),
+        let deed = Deed::to_one(by.actor, AuditAction::Rotated, &record.identity);
+        let store = async {
+            match self.store.rotate(old.identity.id, &record).await {
+                Ok(rotation) => Ok(rotation),
+                Err(_) if self.is_stored(&record).await => Ok(Rotation::Rotated),
+                Err(error) => Err(KeyError::from_store(error, None)),
+            }
         };
+        let became = |rotation: &Rotation| match rotation {
+            Rotation::Rotated => AuditOutcome::Done,
+            Rotation::Superseded => AuditOutcome::Unchanged,
+        };
+        let rotation = self.audited(&deed, store, became).await?;
         if rotation == Rotation::Superseded {
             // The winner's: there is one, or `old` would not have been superseded.
             let winner = self.stored_primary(account).await?;

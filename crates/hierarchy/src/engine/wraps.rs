@@ -14,9 +14,9 @@ use crate::{
     topology::{Placement, Roots, Way},
 };
 
-/// A KEK fresh from an unwrap.
-pub(super) struct Unwrapped {
-    pub(super) derived: DerivedKek,
+/// A KEK fresh from an unwrap, or the secret that it comes from.
+pub(super) struct Unwrapped<T = DerivedKek> {
+    pub(super) derived: T,
     /// When it was asked for: its life is counted from there.
     pub(super) requested_at: Moment,
     /// `None` if a root key unwrapped it.
@@ -31,6 +31,20 @@ pub(super) struct NewSecret {
     /// `None` if root keys wrapped it.
     pub(super) parent: Option<Parentage>,
 }
+
+/// A record whose KEK is wanted, and what is made of its secret, such as the [`checked`] KEK.
+pub(super) struct Wanted<'a, T> {
+    pub(super) record: &'a KekRecord,
+    pub(super) make: fn(&KekRecord, SecretKey) -> Result<T, KeyError>,
+}
+
+impl<T> Clone for Wanted<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Wanted<'_, T> {}
 
 impl Engine {
     pub(super) fn placement(&self, account: &AccountState) -> Placement {
@@ -47,6 +61,19 @@ impl Engine {
         demand: &Demand,
         climb: Climb,
     ) -> Answer<Unwrapped> {
+        self.unwrap_wanted(account, Wanted { record, make: checked }, epoch, demand, climb).await
+    }
+
+    /// [`unwrap`](Self::unwrap), with whatever is made of the secret.
+    pub(super) async fn unwrap_wanted<T>(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        wanted: Wanted<'_, T>,
+        epoch: Epoch,
+        demand: &Demand,
+        climb: Climb,
+    ) -> Answer<Unwrapped<T>> {
+        let record = wanted.record;
         let placement = self.placement(account);
         self.topology.check(&account.path)?;
         let ways = placement.ways(record);
@@ -58,11 +85,11 @@ impl Engine {
         for (nth, way) in ways.iter().enumerate() {
             let answer = match way {
                 Way::Root { root, wrapped } => {
-                    self.unwrap_by_root(account, record, (root, wrapped), epoch, demand).await
+                    self.unwrap_by_root(account, wanted, (root, wrapped), epoch, demand).await
                 }
                 Way::Parent { path, kek_id, wrapped } => {
                     let by = (path, *kek_id, *wrapped);
-                    self.unwrap_by_parent(account, record, by, epoch, demand, climb).await
+                    self.unwrap_by_parent(account, wanted, by, epoch, demand, climb).await
                 }
             };
             match answer {
@@ -84,27 +111,27 @@ impl Engine {
     }
 
     /// One call to one root key, unless it is remembered to have denied the account.
-    async fn unwrap_by_root(
+    async fn unwrap_by_root<T>(
         &self,
         account: &Arc<AccountState>,
-        record: &KekRecord,
+        wanted: Wanted<'_, T>,
         by: (&Arc<dyn RootKey>, &[u8]),
         epoch: Epoch,
         demand: &Demand,
-    ) -> Answer<Unwrapped> {
+    ) -> Answer<Unwrapped<T>> {
         self.refuse_denied(account, by.0.id(), epoch)?;
-        self.call_unwrap(account, record, by, epoch, demand).await
+        self.call_unwrap(account, wanted, by, epoch, demand).await
     }
 
     /// One call to one root key.
-    pub(super) async fn call_unwrap(
+    pub(super) async fn call_unwrap<T>(
         &self,
         account: &Arc<AccountState>,
-        record: &KekRecord,
+        Wanted { record, make }: Wanted<'_, T>,
         (root, wrapped): (&Arc<dyn RootKey>, &[u8]),
         epoch: Epoch,
         demand: &Demand,
-    ) -> Answer<Unwrapped> {
+    ) -> Answer<Unwrapped<T>> {
         let identity = &record.identity;
         self.refuse_outdated(account, epoch)?;
         let context = RootContext::of_kek(identity).with_demand(demand.clone());
@@ -112,7 +139,7 @@ impl Engine {
         let unwrapped = match root.unwrap_key(wrapped, &context).await {
             Err(RootKeyError::Withdrawn) => return Err(LoadError::Outdated),
             Err(error) => Err(KeyError::from_root(error, &identity.path, identity.id)),
-            Ok(secret) => checked(record, &secret),
+            Ok(secret) => make(record, secret),
         };
         self.signals.load(&unwrapped);
         self.refuse_outdated(account, epoch)?;
@@ -220,7 +247,7 @@ impl Engine {
 }
 
 /// The secret comes back with what was generated.
-async fn wrap_or_generate(
+pub(super) async fn wrap_or_generate(
     root: &Arc<dyn RootKey>,
     secret: Option<&SecretKey>,
     context: &RootContext,
@@ -254,11 +281,19 @@ fn enough(roots: &Roots, made: Option<NewSecret>, failures: &[(&Arc<dyn RootKey>
 }
 
 /// The KEK that the record's secret derives to, if it is the one that was stored.
-pub(super) fn checked(record: &KekRecord, secret: &SecretKey) -> Result<DerivedKek, KeyError> {
+#[allow(clippy::needless_pass_by_value)] // it is used up, so it goes before the KEK is used
+pub(super) fn checked(record: &KekRecord, secret: SecretKey) -> Result<DerivedKek, KeyError> {
     let identity = &record.identity;
-    let derived = identity.derive(secret);
+    let derived = identity.derive(&secret);
     let is_it = derived.check == record.check;
     if is_it { Ok(derived) } else { Err(KeyError::corrupt(&identity.path, identity.id, RecordFault::CheckMismatch)) }
+}
+
+/// The record's secret itself, if it is the one that was stored: to be wrapped by another.
+pub(super) fn checked_secret(record: &KekRecord, secret: SecretKey) -> Result<SecretKey, KeyError> {
+    let identity = &record.identity;
+    let is_it = identity.derive(&secret).check == record.check;
+    if is_it { Ok(secret) } else { Err(KeyError::corrupt(&identity.path, identity.id, RecordFault::CheckMismatch)) }
 }
 
 /// The refusal of a record that names nothing that is accepted.

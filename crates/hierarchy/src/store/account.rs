@@ -9,7 +9,8 @@ use super::{Raise, StoreError};
 pub struct PathHead {
     /// Whose it is.
     pub path: KeyPath,
-    /// The record that new objects are sealed under, in state primary or disabled. `None` if the path is shredded, or if
+    /// The record that new objects are sealed under, in state primary, retired (it opens and does not seal) or
+    /// disabled. `None` if the path is shredded, or if
     /// somebody changed the store by other means.
     pub primary: Option<KekRecord>,
     /// Versions below this one are not used any more; 1 at first.

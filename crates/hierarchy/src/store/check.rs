@@ -254,7 +254,7 @@ impl<F: FnMut(CheckEvent)> Check<'_, F> {
             return self.find(&copy.path, copy.primary, Fault::NoPrimary { keks: copy.records.len() });
         };
         let (id, version, min_version) = (primary.identity.id, primary.identity.version, copy.min_version);
-        if !matches!(primary.state, KekState::Primary | KekState::Disabled) {
+        if primary.state == KekState::Destroyed {
             self.find(&copy.path, Some(id), Fault::PrimaryState { state: primary.state });
         }
         if let Some(newest) = newest.filter(|newest| version < *newest) {

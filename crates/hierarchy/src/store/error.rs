@@ -127,8 +127,9 @@ impl StoreError {
     /// [`StoreError::Corrupt`] unless `new` may take the place of `old`, which is what is stored. `is_primary` says whether
     /// it is the account's primary. Gives the bytes of `new` back.
     ///
-    /// Suite, version, id, path, check and time of creation stay. A primary becomes disabled and primary again, and
-    /// nothing else but by rotation. Any other KEK is retired, disabled or, for ever, destroyed.
+    /// Suite, version, id, path, check and time of creation stay. The account's primary changes between primary, retired
+    /// (the account opens and does not seal) and disabled, and stays its primary. Any other KEK is retired, disabled or, for
+    /// ever, destroyed.
     ///
     /// # Errors
     /// As said.
@@ -136,7 +137,7 @@ impl StoreError {
         use KekState::{Destroyed, Disabled, Primary, Retired};
         Self::check_same_kek(old, new)?;
         let may_follow = match (old.state, new.state) {
-            (Primary | Disabled, Primary | Disabled) if is_primary => true,
+            (Primary | Retired | Disabled, Primary | Retired | Disabled) if is_primary => true,
             (Retired | Disabled, Retired | Disabled | Destroyed) if !is_primary => true,
             (Destroyed, Destroyed) => old == new,
             _ => false,
@@ -173,7 +174,7 @@ impl StoreError {
         rule(ids.len() == records.len(), "a copy holds a KEK id twice")?;
         let fits = |record: &KekRecord| match record.state {
             KekState::Primary => copy.primary == Some(record.identity.id),
-            KekState::Disabled => true,
+            KekState::Retired | KekState::Disabled => true,
             _ => copy.primary != Some(record.identity.id),
         };
         rule(records.iter().all(fits), "a copy's primary is not the one that its records say")?;

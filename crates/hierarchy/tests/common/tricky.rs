@@ -284,9 +284,15 @@ impl KekStore for TrickyStore {
 
     async fn primary(&self, path: &KeyPath) -> Result<Option<KekRecord>, StoreError> {
         self.read().await?;
+        let Some(head) = self.inner.head(path).await? else { return Ok(None) };
+        head.refuse_if_shredded()?;
         let records = self.inner.records(path).await?;
-        let mut shown = records.into_iter().filter_map(|record| self.shown(record));
-        Ok(shown.find(|record| record.state == KekState::Primary))
+        let shown: Vec<_> = records.into_iter().filter_map(|record| self.shown(record)).collect();
+        if let Some(primary) = shown.iter().find(|record| record.state == KekState::Primary) {
+            return Ok(Some(primary.clone()));
+        }
+        // One that is disabled or only opens, if that is the truth.
+        Ok(head.primary.filter(|primary| primary.state != KekState::Primary))
     }
 
     async fn create(&self, record: &KekRecord) -> Result<Creation, StoreError> {

@@ -12,6 +12,7 @@ pub(super) async fn run<S: KekStore + 'static>(make: &impl AsyncFn() -> S) {
     an_update_replaces_what_was_expected(&make().await).await;
     an_update_of_something_else_changes_nothing(&make().await).await;
     what_may_not_change_is_refused(&make().await).await;
+    a_primary_that_only_opens_stays_the_primary(&make().await).await;
     a_disabled_primary_stays_the_primary(&make().await).await;
     destroyed_is_final(&make().await).await;
     one_of_many_updates_wins(make().await).await;
@@ -105,7 +106,6 @@ async fn what_may_not_change_is_refused<S: KekStore>(store: &S) {
         ("the check", with(&|new| new.check = other)),
         ("the time of creation", with(&|new| new.created_at += 1)),
         ("the wraps to none", with(&|new| new.wraps.clear())),
-        ("a primary to a retired KEK", in_state(third, KekState::Retired)),
         ("a primary to a destroyed KEK", in_state(third, KekState::Destroyed)),
     ] {
         is_refused(store, third, &new, what).await;
@@ -114,14 +114,34 @@ async fn what_may_not_change_is_refused<S: KekStore>(store: &S) {
     are_all_records(store, &records).await;
 }
 
+async fn a_primary_that_only_opens_stays_the_primary<S: KekStore>(store: &S) {
+    let [first, second, third] = three_versions(store, path(&["acme"])).await;
+    let retired = KekRecord { retired_at: 9, ..in_state(&third, KekState::Retired) };
+    update(store, &third, &retired, Update::Updated).await;
+    are_all_records(store, &[first.clone(), second.clone(), retired.clone()]).await;
+    let head = given(store.head(&path(&["acme"])).await, "head").and_then(|head| head.primary);
+    check(head.as_ref() == Some(&retired), "a primary that was retired is still the head's");
+    check(given(store.primary(&path(&["acme"])).await, "primary") == head, "and the primary, whose state says so");
+    let rotation = given(store.rotate(third.identity.id, &next(&third, 4)).await, "rotate");
+    check(rotation == Rotation::Superseded, "a primary that only opens is not replaced");
+    let rotation = given(store.create(&record(path(&["acme"]))).await, "create");
+    check(rotation == Creation::Exists, "an account that only opens exists");
+    is_refused(store, &retired, &in_state(&retired, KekState::Destroyed), "the head's KEK to a destroyed one").await;
+    is_refused(store, &first, &in_state(&first, KekState::Primary), "another KEK to a primary").await;
+    let copy = given(store.export(&path(&["acme"])).await, "export");
+    let is_valid = copy.as_ref().is_some_and(|copy| StoreError::check_copy(copy).is_ok());
+    check(is_valid, "what is exported of it may be imported");
+    update(store, &retired, &third, Update::Updated).await;
+    are_all_records(store, &[first, second, third]).await;
+}
+
 async fn a_disabled_primary_stays_the_primary<S: KekStore>(store: &S) {
     let [first, second, third] = three_versions(store, path(&["acme"])).await;
     let disabled = in_state(&third, KekState::Disabled);
     update(store, &third, &disabled, Update::Updated).await;
     are_all_records(store, &[first.clone(), second.clone(), disabled.clone()]).await;
-    for (what, state) in [("retired", KekState::Retired), ("destroyed", KekState::Destroyed)] {
-        is_refused(store, &disabled, &in_state(&disabled, state), &format!("a disabled primary to a {what} KEK")).await;
-    }
+    is_refused(store, &disabled, &in_state(&disabled, KekState::Destroyed), "a disabled primary to a destroyed KEK")
+        .await;
     let rotation = given(store.rotate(third.identity.id, &next(&third, 4)).await, "rotate");
     check(rotation == Rotation::Superseded, "a disabled primary is not replaced");
     let rotation = given(store.create(&record(path(&["acme"]))).await, "create");
