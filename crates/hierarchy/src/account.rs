@@ -128,8 +128,8 @@ impl Account {
     /// Makes the account's first KEK, if it has none, and seals nothing. The first [`seal`](Self::seal) does so too; this is for
     /// those who want to know whether the account was there.
     ///
-    /// One KMS call for each root key that wraps it. Of any number of callers at once, in any number of processes, one gets
-    /// [`Creation::Created`].
+    /// One KMS call for each root key that wraps it; none if the account is there. Callers at once make theirs each, and of any
+    /// number of them, in any number of processes, one gets [`Creation::Created`].
     ///
     /// # Errors
     /// [`KeyError::Shredded`] if its KEKs were destroyed on purpose; else as [`seal`](Self::seal).

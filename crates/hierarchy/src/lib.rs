@@ -95,7 +95,7 @@ pub use self::{
     store::{
         AccountCopy, Accounts, CheckEvent, CheckReport, CopyError, CopyEvent, CopyMode, CopyReport, Creation, Fault,
         Finding, Heads, Import, KekStore, MemoryKekStore, PathHead, Raise, Rotation, Shred, StoreError, Tombstone,
-        Unreadable, UnwrapAllError, UnwrapReport, Unwrapping, Update, WrapperQuery, check_store, copy_store,
+        Unreadable, UnwrapAllError, UnwrapReport, Unwrapping, Update, WrappedBy, WrapperQuery, check_store, copy_store,
         unwrap_all,
     },
     topology::{Placement, PlacementFault, Roots, RootsBuilder},

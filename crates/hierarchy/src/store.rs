@@ -20,7 +20,7 @@ pub use self::{
     error::StoreError,
     memory::MemoryKekStore,
     unwrap_all::{UnwrapAllError, UnwrapReport, Unwrapping, unwrap_all},
-    walk::{Accounts, Heads, Unreadable},
+    walk::{Accounts, Heads, Unreadable, WrappedBy},
 };
 
 /// Durable storage of [KEK records](KekRecord), and of nothing else.

@@ -195,6 +195,59 @@ async fn a_write_of_unknown_outcome_is_settled_by_looking_for_ones_own_kek() {
 }
 
 #[tokio::test]
+async fn an_account_is_created_once_and_whoever_did_is_told() {
+    let fixture = Fixture::new();
+    let keys = fixture.process();
+    let acme = keys.account("acme").unwrap();
+    assert_eq!(acme.create().await.unwrap(), Creation::Created);
+    for again in [&acme, &fixture.process().account("acme").unwrap()] {
+        assert_eq!(again.create().await.unwrap(), Creation::Exists);
+    }
+    assert_eq!((fixture.root.calls(), keys.cached_keks()), (1, 0));
+    let sealed = acme.seal(b"x", &row(1)).await.unwrap();
+    let record = fixture.store.primary(acme.path()).await.unwrap().unwrap();
+    assert_eq!(sealed[4..20], *record.identity.id.as_bytes());
+
+    let calls = fixture.root.calls();
+    let disabled = KekRecord { state: KekState::Disabled, ..record.clone() };
+    fixture.store.update(&record, &disabled).await.unwrap();
+    assert_eq!(acme.create().await.unwrap(), Creation::Exists, "disabled is there");
+    fixture.store.shred(acme.path(), 5).await.unwrap();
+    assert!(matches!(acme.create().await, Err(KeyError::Shredded(_))));
+    assert_eq!(fixture.root.calls(), calls);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_who_create_an_account_at_once_one_did() {
+    let fixture = Fixture::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let account = fixture.process().account("acme").unwrap();
+        tasks.spawn(async move { account.create().await.unwrap() });
+    }
+    let created = tasks.join_all().await;
+    assert_eq!(created.iter().filter(|creation| **creation == Creation::Created).count(), 1, "{created:?}");
+    assert_eq!(fixture.store.records(&KeyPath::account("acme").unwrap()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_creation_of_unknown_outcome_is_settled_and_one_that_failed_is_told() {
+    let (fixture, store, keys) = with_faults();
+    store.set(Some(Fault::CreateAnswersLate));
+    assert_eq!(keys.account("late").unwrap().create().await.unwrap(), Creation::Created);
+    store.set(Some(Fault::CreateFails));
+    let refused = keys.account("failed").unwrap().create().await;
+    assert!(matches!(refused, Err(KeyError::StoreUnavailable(_))), "{refused:?}");
+    store.set(None);
+    fixture.root.fail_next(RootKeyError::denied("revoked"));
+    let refused = keys.account("denied").unwrap().create().await;
+    assert!(matches!(refused, Err(KeyError::Denied(_))), "{refused:?}");
+    for account in ["failed", "denied"] {
+        assert!(store.records(&KeyPath::account(account).unwrap()).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_sealed_under_a_kek_that_was_not_stored() {
     let (_fixture, store, keys) = with_faults();
     store.set(Some(Fault::CreateFails));

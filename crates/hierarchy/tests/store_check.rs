@@ -8,9 +8,9 @@ mod shelf;
 use std::{collections::BTreeSet, sync::Arc};
 
 use keystrata_hierarchy::{
-    AccountCopy, CheckEvent, CheckReport, Context, Fault, Finding, Hierarchy, KekId, KekRecord, KekState, KekStore,
-    KekVersion, KeyPath, MemoryKekStore, Placement, RootKey, RootKeyError, RootKeyId, Roots, StoreError, Suite,
-    UnwrapAllError, UnwrapReport, check_store, test_util::ScriptedRootKey, unwrap_all,
+    AccountCopy, CheckEvent, CheckReport, Context, Fault, Finding, Heads, Hierarchy, KekId, KekRecord, KekState,
+    KekStore, KekVersion, KeyPath, MemoryKekStore, Placement, RootKey, RootKeyError, RootKeyId, Roots, StoreError,
+    Suite, UnwrapAllError, UnwrapReport, WrappedBy, WrapperQuery, check_store, test_util::ScriptedRootKey, unwrap_all,
 };
 use keystrata_primitives::{KekCheck, KekIdentity, RecordError, WrappedSecret, Wrapper};
 
@@ -174,6 +174,61 @@ async fn accounts_that_cannot_be_read_hide_no_other() {
     let unreadable = (0..1000).filter(|n| n % 7 == 0 || (300..330).contains(n) || *n == 999).count() as u64;
     assert_eq!((report.accounts, report.findings), (1000, unreadable));
     assert!(findings.iter().all(|finding| matches!(finding.fault, Fault::Unreadable(StoreError::UnknownForm { .. }))));
+}
+
+#[tokio::test]
+async fn what_an_account_wraps_is_listed_past_one_that_cannot_be_read() {
+    let shelf = Shelf::default();
+    let group = healthy("group");
+    let kek_id = group.records[1].identity.id;
+    let mut expected = Vec::new();
+    for n in 0..600 {
+        let mut child = healthy(&format!("child {n:04}"));
+        for record in &mut child.records {
+            record.wraps[0].wrapper = Wrapper::Parent { path: path("group"), kek_id };
+        }
+        expected.extend((0..2).map(|_| child.path.clone()));
+        shelf.put(child);
+    }
+    for n in [0, 299, 300, 599] {
+        let name = path(&format!("child {n:04}"));
+        shelf.put_error(&name, StoreError::corrupt(&name, RecordError::Malformed("it is cut short")));
+        // Named once, for both of its KEKs.
+        expected.remove(expected.iter().position(|child| *child == name).unwrap());
+    }
+    let mut children = WrappedBy::new(Arc::new(shelf), WrapperQuery::Path(path("group")));
+    let (mut found, mut unreadable) = (Vec::new(), 0);
+    while let Some(child) = children.next().await.unwrap() {
+        found.push(match child {
+            Ok(record) => record.identity.path,
+            Err(broken) => {
+                unreadable += 1;
+                broken.path
+            }
+        });
+    }
+    assert_eq!((found, unreadable), (expected, 4));
+}
+
+#[tokio::test]
+async fn a_store_that_lists_in_circles_is_refused() {
+    let shelf = Shelf::default();
+    for account in ["a", "b"] {
+        shelf.put(healthy(account));
+    }
+    shelf.always_from_the_start();
+    let store: Arc<dyn KekStore> = Arc::new(shelf);
+    let mut heads = Heads::new(Arc::clone(&store), None);
+    for _ in 0..2 {
+        heads.next().await.unwrap().unwrap().unwrap();
+    }
+    assert!(matches!(heads.next().await, Err(StoreError::Incompatible { .. })));
+    let root = WrapperQuery::Root(RootKeyId::new("test:root").unwrap());
+    let mut wrapped = WrappedBy::new(store, root);
+    for _ in 0..4 {
+        wrapped.next().await.unwrap().unwrap().unwrap();
+    }
+    assert!(matches!(wrapped.next().await, Err(StoreError::Incompatible { .. })));
 }
 
 /// Two accounts under the root key, a group under it with three accounts, and a service of one of these.

@@ -1,9 +1,9 @@
 //! `keystrata account shred`: an account's KEKs destroyed for ever.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
-use anyhow::{Context, Result, bail};
-use keystrata_hierarchy::{AccountCopy, KekId, KekStore, KeyPath, Shred, Tombstone, WrapperQuery};
+use anyhow::{Result, bail};
+use keystrata_hierarchy::{AccountCopy, KekStore, KeyPath, Shred, Tombstone, WrappedBy, WrapperQuery};
 use serde_json::json;
 
 use super::segments;
@@ -13,17 +13,14 @@ use crate::{
     utc::{self, Utc},
 };
 
-/// KEKs asked for at a time.
-const PAGE: usize = 256;
-
 /// Accounts named in a refusal.
 const NAMED: usize = 3;
 
 pub(super) async fn run(args: &ShredArgs, settings: &SettingsArgs) -> Result<()> {
     let path = KeyPath::new(&args.account)?;
     let store = keys::open_store(&settings.store()?).await?;
-    let plan = Plan::new(&*store, &path).await?;
-    if let Some(tombstone) = plan.copy.tombstone {
+    let plan = Plan::new(&store, &path).await?;
+    if let Some(tombstone) = plan.copy.as_ref().and_then(|copy| copy.tombstone) {
         return tell(&path, tombstone, true, args.json);
     }
     plan.refuse_if_it_wraps_others()?;
@@ -40,7 +37,9 @@ pub(super) async fn run(args: &ShredArgs, settings: &SettingsArgs) -> Result<()>
 
 /// What would be destroyed, and what hangs on it.
 struct Plan {
-    copy: AccountCopy,
+    path: KeyPath,
+    /// `None` if a record is broken: an account is shredded all the same.
+    copy: Option<AccountCopy>,
     /// KEKs of other accounts that its KEKs wrap.
     children: u64,
     /// The first few of those accounts.
@@ -48,24 +47,23 @@ struct Plan {
 }
 
 impl Plan {
-    async fn new(store: &dyn KekStore, path: &KeyPath) -> Result<Self> {
-        let copy = store.export(path).await?;
-        let copy = copy.with_context(|| format!("account {path} has no KEK in this store: nothing was done"))?;
-        let mut plan = Self { copy, children: 0, named: Vec::new() };
-        let query = WrapperQuery::Path(path.clone());
-        let mut after: Option<(KeyPath, KekId)> = None;
-        loop {
-            let page = store.by_wrapper(&query, after.as_ref().map(|(path, id)| (path, *id)), PAGE).await?;
-            let Some(last) = page.last() else { return Ok(plan) };
-            after = Some((last.identity.path.clone(), last.identity.id));
-            plan.children += page.len() as u64;
-            for record in page {
-                let child = record.identity.path;
-                if plan.named.len() < NAMED && plan.named.last() != Some(&child) {
-                    plan.named.push(child);
-                }
+    async fn new(store: &Arc<dyn KekStore>, path: &KeyPath) -> Result<Self> {
+        let copy = match store.export(path).await {
+            Ok(Some(copy)) => Some(copy),
+            Ok(None) => bail!("account {path} has no KEK in this store: nothing was done"),
+            Err(error) if error.unreadable().is_some() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut plan = Self { path: path.clone(), copy, children: 0, named: Vec::new() };
+        let mut children = WrappedBy::new(Arc::clone(store), WrapperQuery::Path(path.clone()));
+        while let Some(child) = children.next().await? {
+            let child = child.map_or_else(|unreadable| unreadable.path, |record| record.identity.path);
+            plan.children += 1;
+            if plan.named.len() < NAMED && plan.named.last() != Some(&child) {
+                plan.named.push(child);
             }
         }
+        Ok(plan)
     }
 
     /// Their objects would be lost with it, and nobody asked for that.
@@ -77,17 +75,20 @@ impl Plan {
         bail!(
             "the KEKs of account {} wrap {} KEK(s) of other accounts ({} first), which would be lost with them: shred \
              those accounts first, or give them another place",
-            self.copy.path,
+            self.path,
             self.children,
             named.join(", ")
         )
     }
 
     fn text(&self) -> Result<String> {
-        let mut text = format!("This destroys for ever the KEKs of account {}:\n", self.copy.path);
-        for record in &self.copy.records {
+        let mut text = format!("This destroys for ever the KEKs of account {}:\n", self.path);
+        for record in self.copy.iter().flat_map(|copy| &copy.records) {
             let (id, version, created) = (record.identity.id, record.identity.version, Utc(record.created_at));
             writeln!(text, "  {id}  version {version}, {}, created {created}", record.state)?;
+        }
+        if self.copy.is_none() {
+            text.push_str("  all that there are; some of its records cannot be read\n");
         }
         text.push_str(
             "Nothing that was sealed for it opens again, and its path is not used again. Processes that hold a KEK in memory\n\
@@ -97,10 +98,12 @@ impl Plan {
     }
 
     fn json(&self) -> String {
-        let ids: Vec<_> = self.copy.records.iter().map(|record| record.identity.id.to_string()).collect();
+        let records = self.copy.as_ref().map(|copy| &copy.records);
+        let ids: Option<Vec<_>> =
+            records.map(|records| records.iter().map(|record| record.identity.id.to_string()).collect());
         let facts = json!({
-            "account": segments(&self.copy.path), "dry_run": true, "already": false,
-            "shredded_at": null, "keks": ids.len(), "kek_ids": ids,
+            "account": segments(&self.path), "dry_run": true, "already": false,
+            "shredded_at": null, "keks": ids.as_ref().map(Vec::len), "kek_ids": ids,
         });
         format!("{facts:#}\n")
     }

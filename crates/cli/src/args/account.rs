@@ -128,7 +128,8 @@ Examples:
   keystrata account shred acme
   keystrata account shred acme billing --yes-i-mean acme/billing   (a path of two segments)
 
-With --json, keys: account [segments], dry_run, already, shredded_at, keks (their number); with --dry-run also kek_ids.")]
+With --json, keys: account [segments], dry_run, already, shredded_at, keks (their number); with --dry-run also kek_ids,
+both null where a record cannot be read.")]
 pub(crate) struct ShredArgs {
     /// The account; further segments of a path follow, outermost first
     #[arg(value_name = "NAME", required = true)]

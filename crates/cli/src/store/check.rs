@@ -29,6 +29,9 @@ pub(super) async fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<Out
     let expected = if args.any_root { None } else { Some(&ids[..]) };
     let looked = check_store(&store, expected, |event| note(&mut examples, event, || bar.inc(1))).await;
     bar.finish_and_clear();
+    if looked.is_err() && !args.json {
+        output::print(&examples.text())?; // what was found until then is worth knowing
+    }
     let looked = looked?;
 
     let tried = if args.unwrap { Some(try_all(args, &store, &roots, looked, &mut examples).await?) } else { None };

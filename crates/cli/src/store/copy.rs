@@ -24,6 +24,9 @@ pub(super) async fn run(args: &CopyArgs) -> Result<Outcome> {
     });
     let copied = copied.await;
     bar.finish_and_clear();
+    if copied.is_err() && !args.json {
+        output::print(&examples.text())?; // what was found until then is worth knowing
+    }
     let CopyReport { accounts, copied, same, differ, failed, .. } = copied?;
     if args.json {
         output::print_json(&json!({

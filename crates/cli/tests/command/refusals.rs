@@ -190,6 +190,19 @@ fn store_that_is_missing_or_no_store() {
 }
 
 #[test]
+fn a_store_whose_uri_holds_a_password_is_refused_without_it() {
+    let site = Site::new();
+    for uri in ["postgres:app:hunter2@db", "postgres://app:hunter2@", "postgresql://app:hunter2@db.example/keys?x"] {
+        let output = site.command(&["account", "list"]).env("KEYSTRATA_STORE", uri).output().unwrap();
+        let line = site.failure_line(&output);
+        assert!(!line.contains("hunter2"), "{line}");
+        assert!(!site.refused(&["account", "list", "--store", uri], b"").contains("hunter2"));
+    }
+    let help = site.command(&["--help"]).env("KEYSTRATA_STORE", "postgres://app:hunter2@db/keys").unwrap();
+    assert!(!String::from_utf8(help.stdout).unwrap().contains("hunter2"));
+}
+
+#[test]
 fn store_from_the_future() {
     let (site, envelope) = sealed();
     // The schema's version is SQLite's user_version, 4 bytes at offset 60 of the file.

@@ -51,6 +51,16 @@ fn only_the_accounts_own_name_confirms() {
 }
 
 #[test]
+fn an_account_with_a_broken_record_is_shredded_all_the_same() {
+    let (site, _) = sealed();
+    site.sql("UPDATE kek SET record = x'00' WHERE state = 2");
+    let facts = site.json(&["account", "shred", "acme", "--dry-run", "--json"]);
+    assert_eq!((&facts["keks"], &facts["kek_ids"]), (&json!(null), &json!(null)));
+    let facts = site.json(&["account", "shred", "acme", "--yes-i-mean", "acme", "--json"]);
+    assert_eq!((&facts["already"], &facts["keks"]), (&json!(false), &json!(2)));
+}
+
+#[test]
 fn an_account_that_is_not_there_is_not_entombed() {
     let site = Site::new();
     let line = site.refused(&["account", "shred", "nobody", "--yes-i-mean", "nobody"], b"");

@@ -2,16 +2,13 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use keystrata_primitives::{DerivedKek, KekId, KekRecord, KeyPath, RootKeyId, SecretKey, WrappedSecret, Wrapper, wrap};
+use keystrata_primitives::{DerivedKek, KekRecord, KeyPath, RootKeyId, SecretKey, WrappedSecret, Wrapper, wrap};
 
-use super::{Accounts, CheckEvent, Fault, Finding, KekStore, StoreError, WrapperQuery};
+use super::{Accounts, CheckEvent, Fault, Finding, KekStore, StoreError, WrappedBy, WrapperQuery};
 use crate::{
     root::{Demand, RootContext, RootKey, RootKeyError},
     topology::MOST_LEVELS,
 };
-
-/// Children asked for at a time.
-const PAGE: usize = 256;
 
 /// Why a KEK could not be had from one of its wraps.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -142,30 +139,13 @@ impl<F: FnMut(CheckEvent) + Send> Trial<F> {
         Box::pin(async move {
             let identity = &record.identity;
             let query = WrapperQuery::Kek { path: identity.path.clone(), kek_id: identity.id };
-            let (mut after, mut limit) = (None::<(KeyPath, KekId)>, PAGE);
-            loop {
-                let start = after.as_ref().map(|(path, id)| (path, *id));
-                let page = match self.store.by_wrapper(&query, start, limit).await {
-                    Ok(page) => page,
-                    Err(error) => match error.unreadable() {
-                        None => return Err(error.into()),
-                        Some(_) if limit > 1 => {
-                            limit = (limit / 4).max(1);
-                            continue;
-                        }
-                        Some(path) => {
-                            after = Some(past(after, path.clone())?);
-                            continue;
-                        }
-                    },
-                };
-                let Some(last) = page.last() else { return Ok(()) };
-                after = Some((last.identity.path.clone(), last.identity.id));
-                limit = (2 * limit).min(PAGE);
-                for child in &page {
-                    self.by_parent(record, derived, child, depth).await?;
+            let mut children = WrappedBy::new(Arc::clone(&self.store), query);
+            while let Some(child) = children.next().await? {
+                if let Ok(child) = child {
+                    self.by_parent(record, derived, &child, depth).await?;
                 }
             }
+            Ok(())
         })
     }
 
@@ -215,13 +195,4 @@ impl<F: FnMut(CheckEvent) + Send> Trial<F> {
             }
         }
     }
-}
-
-/// Beyond every KEK of `path`. A store that answers in another order would be listed for ever.
-fn past(after: Option<(KeyPath, KekId)>, path: KeyPath) -> Result<(KeyPath, KekId), StoreError> {
-    let last = KekId::from_bytes([0xff; KekId::LEN]);
-    if after.is_some_and(|(known, id)| path < known || (path == known && id == last)) {
-        return Err(StoreError::incompatible(format!("it lists account {path} out of order")));
-    }
-    Ok((path, last))
 }

@@ -2,12 +2,12 @@
 
 use std::{collections::VecDeque, fmt, mem, sync::Arc};
 
-use keystrata_primitives::KeyPath;
+use keystrata_primitives::{KekId, KekRecord, KeyPath};
 use tokio::task::JoinHandle;
 
-use super::{AccountCopy, KekStore, PathHead, StoreError};
+use super::{AccountCopy, KekStore, PathHead, StoreError, WrapperQuery};
 
-/// Heads asked for at a time. A head is usually 400 bytes and at most 128 KiB.
+/// Heads or records asked for at a time. Either is usually 400 bytes and at most 128 KiB.
 const PAGE: usize = 256;
 
 /// Accounts read at once: a round trip each, and all their records in memory.
@@ -75,7 +75,7 @@ impl Heads {
     /// A store that answers in another order would be listed for ever.
     fn go_on_after(&mut self, path: KeyPath) -> Result<(), StoreError> {
         if self.after.as_ref().is_some_and(|after| path <= *after) {
-            return Err(StoreError::incompatible(format!("it lists account {path} out of order")));
+            return Err(out_of_order(&path));
         }
         self.after = Some(path);
         Ok(())
@@ -85,6 +85,76 @@ impl Heads {
 impl fmt::Debug for Heads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Heads").field("after", &self.after).finish_non_exhaustive()
+    }
+}
+
+fn out_of_order(path: &KeyPath) -> StoreError {
+    StoreError::incompatible(format!("it lists account {path} out of order"))
+}
+
+/// The records that something wraps, whatever their state, in the order of [`KekStore::by_wrapper`].
+///
+/// Holds one page in memory. An account that cannot be read is passed over, with all its records that would come after that, and named.
+pub struct WrappedBy {
+    store: Arc<dyn KekStore>,
+    wrapper: WrapperQuery,
+    after: Option<(KeyPath, KekId)>,
+    limit: usize,
+    page: VecDeque<KekRecord>,
+}
+
+impl WrappedBy {
+    /// All of them.
+    pub fn new(store: Arc<dyn KekStore>, wrapper: WrapperQuery) -> Self {
+        Self { store, wrapper, after: None, limit: PAGE, page: VecDeque::new() }
+    }
+
+    /// The next one; `None` after the last.
+    ///
+    /// # Errors
+    /// As [`Heads::next`].
+    ///
+    /// # Cancellation
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Result<KekRecord, Unreadable>>, StoreError> {
+        const LAST: KekId = KekId::from_bytes([0xff; KekId::LEN]);
+        loop {
+            if let Some(record) = self.page.pop_front() {
+                return Ok(Some(Ok(record)));
+            }
+            let after = self.after.as_ref().map(|(path, id)| (path, *id));
+            let error = match self.store.by_wrapper(&self.wrapper, after, self.limit).await {
+                Ok(page) => {
+                    let Some(last) = page.last() else { return Ok(None) };
+                    self.go_on_after(last.identity.path.clone(), last.identity.id)?;
+                    self.limit = (2 * self.limit).min(PAGE);
+                    self.page = page.into();
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let Some(path) = error.unreadable().cloned() else { return Err(error) };
+            if self.limit == 1 {
+                self.go_on_after(path.clone(), LAST)?;
+                return Ok(Some(Err(Unreadable { path, error })));
+            }
+            self.limit = (self.limit / 4).max(1);
+        }
+    }
+
+    fn go_on_after(&mut self, path: KeyPath, id: KekId) -> Result<(), StoreError> {
+        let is_later = |(after, after_id): &(KeyPath, KekId)| (&path, id.as_bytes()) > (after, after_id.as_bytes());
+        if !self.after.as_ref().is_none_or(is_later) {
+            return Err(out_of_order(&path));
+        }
+        self.after = Some((path, id));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for WrappedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrappedBy").field("wrapper", &self.wrapper).field("after", &self.after).finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -26,6 +29,8 @@ pub(crate) struct Shelf {
     accounts: Mutex<BTreeMap<KeyPath, Result<AccountCopy, StoreError>>>,
     /// After how many imports one fails, and how.
     fault: Mutex<Option<(usize, Lost)>>,
+    /// Whether it lists the first page again and again.
+    is_in_circles: AtomicBool,
     /// Whether it keeps something else than it was given.
     pub(crate) is_forgetful: bool,
 }
@@ -42,6 +47,10 @@ impl Shelf {
 
     pub(crate) fn fail_after(&self, imports: usize, lost: Lost) {
         *self.fault.lock().unwrap() = Some((imports, lost));
+    }
+
+    pub(crate) fn always_from_the_start(&self) {
+        self.is_in_circles.store(true, Ordering::SeqCst);
     }
 
     /// All that is there.
@@ -104,6 +113,7 @@ impl KekStore for Shelf {
     }
 
     async fn accounts(&self, after: Option<&KeyPath>, limit: usize) -> Result<Vec<PathHead>, StoreError> {
+        let after = after.filter(|_| !self.is_in_circles.load(Ordering::SeqCst));
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let accounts = self.accounts();
         let page = accounts.range::<KeyPath, _>((from, Bound::Unbounded)).take(limit);
@@ -116,6 +126,7 @@ impl KekStore for Shelf {
         after: Option<(&KeyPath, KekId)>,
         limit: usize,
     ) -> Result<Vec<KekRecord>, StoreError> {
+        let after = after.filter(|_| !self.is_in_circles.load(Ordering::SeqCst));
         let is_later = |path: &KeyPath, id: KekId| {
             after.is_none_or(|(after, after_id)| (path, id.as_bytes()) > (after, after_id.as_bytes()))
         };
