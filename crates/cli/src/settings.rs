@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn other_schemes_and_no_path_are_refused() {
-        for text in ["", "keys.db", "sqlite", "sqlite:", "mysql://x", "sqlite::memory:"] {
+        for text in ["", "keys.db", "sqlite", "sqlite:", "mysql://db.example/x", "sqlite::memory:"] {
             assert!(text.parse::<StoreLocation>().is_err(), "{text}");
         }
         for text in ["", "root.key", "local", "local:", "aws:x", "vault-transit:https://v.example/t/keys/k?token=x"] {

@@ -15,7 +15,7 @@ use crate::{PostgresConfig, PostgresKekStore};
 /// | URI | store | cargo feature |
 /// |---|---|---|
 /// | `sqlite:PATH` | a file of this machine | `sqlite`, on by default |
-/// | `postgres://USER@HOST/DATABASE` | PostgreSQL | `postgres` |
+/// | `postgres://USER@db.example/DATABASE` | PostgreSQL | `postgres` |
 /// | `dynamodb:TABLE` | DynamoDB | `dynamodb` |
 ///
 /// ```
@@ -137,7 +137,7 @@ impl StoreUri {
             Some(("postgres" | "postgresql", rest)) if rest.len() > 2 && rest.starts_with("//") => Ok(Self::Postgres),
             #[cfg(not(feature = "postgres"))]
             Some(("postgres" | "postgresql", _)) => {
-                malformed("write a PostgreSQL store as postgres://USER@HOST/DATABASE")
+                malformed("write a PostgreSQL store as postgres://USER@db.example/DATABASE")
             }
             Some(("dynamodb", "")) => malformed("name a table, as in dynamodb:keystrata"),
             Some(("dynamodb", _)) => Ok(Self::DynamoDb),
@@ -213,7 +213,7 @@ mod tests {
             "postgres:",
             "postgres:hunter2",
             "dynamodb:",
-            "mysql://hunter2@x",
+            "mysql://hunter2@db.example",
         ] {
             let message = StoreUri::parse(uri).unwrap_err().to_string();
             assert!(!message.contains('\n') && !message.contains("hunter2"), "{message}");

@@ -198,7 +198,7 @@ fn a_store_whose_uri_holds_a_password_is_refused_without_it() {
         assert!(!line.contains("hunter2"), "{line}");
         assert!(!site.refused(&["account", "list", "--store", uri], b"").contains("hunter2"));
     }
-    let help = site.command(&["--help"]).env("KEYSTRATA_STORE", "postgres://app:hunter2@db/keys").unwrap();
+    let help = site.command(&["--help"]).env("KEYSTRATA_STORE", "postgres://app:hunter2@db.example/keys").unwrap();
     assert!(!String::from_utf8(help.stdout).unwrap().contains("hunter2"));
 }
 

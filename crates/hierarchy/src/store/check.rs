@@ -115,7 +115,7 @@ pub enum Fault {
         /// The state.
         state: KekState,
     },
-    /// What wraps it does not give its secret back. Only [`unwrap_all`](super::unwrap_all) finds this.
+    /// What wraps it does not give its secret back. Only [`unwrap_all`](super::unwrap_all()) finds this.
     #[error("{by} did not unwrap this KEK")]
     NotUnwrapped {
         /// What wraps it.
@@ -159,7 +159,7 @@ pub struct CheckReport {
     /// KEK records.
     pub keks: u64,
     /// Wraps of KEKs by root keys that were given, or by any if none were: the calls that
-    /// [`unwrap_all`](super::unwrap_all) makes.
+    /// [`unwrap_all`](super::unwrap_all()) makes.
     pub root_wraps: u64,
     /// Wraps of KEKs by other KEKs.
     pub parent_wraps: u64,
