@@ -1,5 +1,5 @@
 //! States, the floor, destroying and shredding: here at once, elsewhere within the promised time.
-#![allow(clippy::unwrap_used)] // test code outside a #[test]
+#![allow(clippy::unwrap_used, clippy::unchecked_time_subtraction)] // test code outside a #[test], constants
 
 mod common;
 

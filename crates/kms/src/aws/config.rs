@@ -177,10 +177,10 @@ mod tests {
         let with = |set: &'static [(&str, &str)]| {
             move |name: &str| set.iter().find(|(at, _)| *at == name).map(|(_, value)| (*value).to_owned())
         };
-        for url in ["http://127.0.0.1:4566", "http://[::1]:4566/", "http://localhost:1"] {
-            assert_eq!(proxy_of(url, with(&[("http_proxy", "http://proxy:3128")])), Some("http_proxy"), "{url}");
+        for url in ["http://127.0.0.1:4566", "http://[::1]:4566/", "http://localhost:4566"] {
+            assert_eq!(proxy_of(url, with(&[("http_proxy", "proxy:3128")])), Some("http_proxy"), "{url}");
             assert_eq!(
-                proxy_of(url, with(&[("ALL_PROXY", "http://proxy:3128"), ("NO_PROXY", "a.example")])),
+                proxy_of(url, with(&[("ALL_PROXY", "proxy:3128"), ("NO_PROXY", "a.example")])),
                 Some("ALL_PROXY")
             );
             assert_eq!(
