@@ -139,34 +139,36 @@ impl Engine {
         for path in accounts {
             lanes.entry(self.lane(&path)).or_default().push_back(path);
         }
-        let mut warmed = Warmed::default();
         let mut loading = JoinSet::new();
-        let load_next = |loading: &mut JoinSet<_>, waiting: &mut VecDeque<KeyPath>, lane: &Lane| {
-            let Some(path) = waiting.pop_front() else { return };
-            let (engine, lane) = (Arc::clone(self), lane.clone());
-            let load = async move {
-                let ready = engine.warm_one(&path).await;
-                (lane, path, ready)
-            };
-            loading.spawn_on(load, &runtime);
-        };
-        for (lane, waiting) in &mut lanes {
-            for _ in 0..WARMING {
-                load_next(&mut loading, waiting, lane);
+        for waiting in lanes.into_values() {
+            let at_a_time = waiting.len().min(WARMING);
+            let waiting = Arc::new(Mutex::new(waiting));
+            // A few tasks that go on, not one for each account: among a million of those what stays is strewn.
+            for _ in 0..at_a_time {
+                loading.spawn_on(Arc::clone(self).warm_in_turn(Arc::clone(&waiting)), &runtime);
             }
         }
-        while let Some(loaded) = loading.join_next().await {
-            let Ok((lane, path, ready)) = loaded else { return Err(KeyError::Interrupted) };
-            match ready {
+        let mut warmed = Warmed::default();
+        while let Some(part) = loading.join_next().await {
+            let Ok(part) = part else { return Err(KeyError::Interrupted) };
+            warmed.ready += part.ready;
+            warmed.unknown.extend(part.unknown);
+            warmed.failed.extend(part.failed);
+        }
+        Ok(warmed)
+    }
+
+    async fn warm_in_turn(self: Arc<Self>, waiting: Arc<Mutex<VecDeque<KeyPath>>>) -> Warmed {
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let mut warmed = Warmed::default();
+        while let Some(path) = next() {
+            match self.warm_one(&path).await {
                 Ok(true) => warmed.ready += 1,
                 Ok(false) => warmed.unknown.push(path),
                 Err(error) => warmed.failed.push((path, error)),
             }
-            if let Some(waiting) = lanes.get_mut(&lane) {
-                load_next(&mut loading, waiting, &lane);
-            }
         }
-        Ok(warmed)
+        warmed
     }
 
     /// The root key that an account's loads ask first.
