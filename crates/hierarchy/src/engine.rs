@@ -243,6 +243,10 @@ impl Engine {
         &self.local.get().cache
     }
 
+    pub(crate) fn store(&self) -> &Arc<dyn KekStore> {
+        &self.store
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         self.signals.stats()
     }
@@ -264,7 +268,7 @@ impl Engine {
         self.cache().is_home_of(account)
     }
 
-    fn runtime(&self) -> Result<Handle, KeyError> {
+    pub(crate) fn runtime(&self) -> Result<Handle, KeyError> {
         match &self.config.runtime {
             // In a forked child nobody drives its parent's.
             Some(handle) if process_epoch() == self.process => Ok(handle.clone()),
@@ -284,7 +288,7 @@ impl Engine {
         Life::new(policy, requested_at, parent, chance)
     }
 
-    fn refuse_if_closed(&self) -> Result<(), KeyError> {
+    pub(crate) fn refuse_if_closed(&self) -> Result<(), KeyError> {
         if self.is_closed() { Err(KeyError::Closed) } else { Ok(()) }
     }
 

@@ -16,6 +16,7 @@ use crate::{
         upkeep::Warmed,
     },
     error::{BuildError, KeyError},
+    jobs,
     policy::{Policy, PolicyBuilder},
     root::RootKey,
     signals::Stats,
@@ -63,6 +64,40 @@ impl Hierarchy {
     /// gives is recorded by the [audit sink](AuditSink) as done by that one.
     pub fn as_actor(&self, actor: &str) -> Self {
         Self { engine: Arc::clone(&self.engine), actor: actor.into() }
+    }
+
+    /// A job over the accounts of the store: reroot them all, say.
+    ///
+    /// ```
+    /// # use keystrata_hierarchy::{MemoryKekStore, test_util::ScriptedRootKey};
+    /// # use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use keystrata_hierarchy::{Context, Hierarchy, Reroot, Roots, jobs::{Checkpoint, Task}};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # let store = Arc::new(MemoryKekStore::new());
+    /// # let [old, new] = ["test:old", "test:new"].map(|id| Arc::new(ScriptedRootKey::new(id)));
+    /// # let before = Hierarchy::builder().root_key(Arc::clone(&old)).store(Arc::clone(&store)).build()?;
+    /// # for n in 0..600 { before.account(format!("account {n}"))?.seal(b"x", &Context::none()).await?; }
+    /// let roots = Roots::builder().current(Arc::clone(&new)).former(old).build()?;
+    /// let keys = Hierarchy::builder().roots(roots).store(store).build()?;
+    /// let add = Task::Reroot { step: Reroot::Add, under: None };
+    /// let plan = keys.job(add.clone()).dry_run().run(|_| {}).await?;
+    /// assert_eq!((plan.accounts, plan.changed, new.calls()), (600, 600, 0));
+    ///
+    /// let mut saved = String::new(); // a file, say
+    /// let done = keys.as_actor("alice").job(add.clone()).run(|progress| saved = progress.checkpoint.to_string()).await?;
+    /// assert_eq!((done.changed, done.failed, new.calls()), (600, 0, 600));
+    ///
+    /// // A job that was killed goes on from there.
+    /// let again = keys.job(add).resume(saved.parse::<Checkpoint>()?).run(|_| {}).await?;
+    /// assert_eq!(again, done);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn job(&self, task: jobs::Task) -> jobs::Job {
+        jobs::Job::new(Arc::clone(&self.engine), Arc::clone(&self.actor), task)
     }
 
     /// Loads the KEKs of these accounts, so that their first requests do not wait: after a start, say.

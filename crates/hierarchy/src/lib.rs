@@ -58,6 +58,7 @@ mod enveloped;
 mod error;
 mod flight;
 mod hierarchy;
+pub mod jobs;
 mod lifecycle;
 mod policy;
 mod refusals;

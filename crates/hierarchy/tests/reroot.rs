@@ -270,21 +270,15 @@ async fn into_a_group_and_back_changes_no_envelope_and_strands_nothing() {
     let grouped = {
         let (roots, group) = (roots.clone(), group.clone());
         move |path: &KeyPath| {
-            if path == &group {
-                Placement::account(&roots)
-            } else {
-                Placement::group(group.clone()).formerly(Placement::account(&roots))
-            }
+            let alone = Placement::account(&roots);
+            if *path == group { alone } else { Placement::group(group.clone()).formerly(alone) }
         }
     };
     let back = {
         let (roots, group) = (roots.clone(), group.clone());
         move |path: &KeyPath| {
-            if path == &group {
-                Placement::account(&roots)
-            } else {
-                Placement::account(&roots).formerly(Placement::group(group.clone()))
-            }
+            let alone = Placement::account(&roots);
+            if *path == group { alone } else { alone.formerly(Placement::group(group.clone())) }
         }
     };
     let in_group = tricky.builder().topology(grouped.clone()).build().unwrap();

@@ -170,7 +170,7 @@ async fn many_rows_are_rewrapped_a_few_at_a_time_and_none_is_lost_to_another_wri
         }
     };
     let at_once = NonZeroUsize::new(4).unwrap();
-    let tally = acme.rewrap_each(rows.into_iter().enumerate(), at_once, store).await;
+    let tally = acme.rewrap_each(rows.into_iter().enumerate(), at_once, store).await.unwrap();
     assert_eq!((tally.rewrapped, tally.unchanged, tally.changed_meanwhile), (96, 1, 1));
     let mut failed: Vec<_> = tally.failed.iter().map(|(id, _)| *id).collect();
     failed.sort_unstable();
@@ -187,6 +187,9 @@ async fn many_rows_are_rewrapped_a_few_at_a_time_and_none_is_lost_to_another_wri
         let opened = acme.open(envelope, &row(u32::try_from(id).unwrap())).await.unwrap();
         assert_eq!(opened, [if id == 5 { 2 } else { 1 }], "{id}");
     }
-    let none = acme.rewrap_each(Vec::<((), Vec<u8>)>::new(), at_once, async |(), _, _| Ok::<_, Infallible>(true)).await;
+    let none = acme
+        .rewrap_each(Vec::<((), Vec<u8>)>::new(), at_once, async |(), _, _| Ok::<_, Infallible>(true))
+        .await
+        .unwrap();
     assert_eq!(none.rewrapped, 0);
 }

@@ -15,6 +15,7 @@ use keystrata_hierarchy::{
     RewrapScan, SealError, StoreError,
 };
 
+const SECOND: Duration = Duration::from_secs(1);
 const POINTER: Duration = Duration::from_secs(30);
 
 fn kek_of(envelope: &[u8]) -> KekId {
@@ -92,9 +93,9 @@ async fn whoever_only_opens_elsewhere_obeys_within_the_ttl() {
     let (here, there, sealed) = two_warm(&fixture).await;
     here.account("acme").unwrap().disable().await.unwrap();
     let theirs = there.account("acme").unwrap();
-    fixture.clock.advance(TTL - Duration::from_secs(1));
+    fixture.clock.advance(TTL.saturating_sub(SECOND));
     theirs.open(&sealed[0], &row(1)).await.unwrap();
-    fixture.clock.advance(Duration::from_secs(1));
+    fixture.clock.advance(SECOND);
     assert!(matches!(open_error(&theirs, &sealed[0]).await, KeyError::WrongState { .. }));
 }
 
@@ -231,10 +232,10 @@ async fn a_version_is_destroyed_once_nobody_can_seal_under_it_and_all_was_scanne
     let refused = ours.destroy_version(old, scan).await.unwrap_err();
     assert!(matches!(refused, LifecycleError::TooEarly { wait, .. } if wait == UNUSED), "{refused}");
     assert!(refused.is_retryable());
-    fixture.clock.advance(UNUSED - Duration::from_secs(1));
+    fixture.clock.advance(UNUSED.saturating_sub(SECOND));
     let refused = ours.destroy_version(old, ours.begin_rewrap_scan()).await.unwrap_err();
     assert!(matches!(refused, LifecycleError::TooEarly { wait, .. } if wait.as_secs() == 1), "{refused}");
-    fixture.clock.advance(Duration::from_secs(1));
+    fixture.clock.advance(SECOND);
     let refused = ours.destroy_version(old, scan).await.unwrap_err();
     assert!(matches!(refused, LifecycleError::ScanTooEarly { .. }), "{refused}");
     let ahead = RewrapScan { started_at: ours.begin_rewrap_scan().started_at + 1 };

@@ -275,7 +275,7 @@ impl Account {
     ///                 Ok::<_, Infallible>(true)
     ///             }
     ///         })
-    ///         .await;
+    ///         .await?;
     ///     assert!(tally.failed.is_empty());
     ///     done += tally.rewrapped;
     /// }
@@ -288,6 +288,10 @@ impl Account {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// # Errors
+    /// [`KeyError::NoRuntime`] outside of any, and [`KeyError::Interrupted`] if it is shut down. What becomes of single rows
+    /// is in the tally.
+    ///
     /// # Cancellation
     /// Dropping the future drops what is under way: a row is as it was or holds its new header, as its store left it.
     pub async fn rewrap_each<R, E, F, Fut>(
@@ -295,7 +299,7 @@ impl Account {
         rows: impl IntoIterator<Item = (R, Vec<u8>)>,
         at_once: NonZeroUsize,
         store: F,
-    ) -> RewrapTally<R, E>
+    ) -> Result<RewrapTally<R, E>, KeyError>
     where
         R: Clone + Send + 'static,
         E: Send + 'static,
@@ -303,15 +307,17 @@ impl Account {
         Fut: Future<Output = Result<bool, E>> + Send,
     {
         let mut tally = RewrapTally { rewrapped: 0, unchanged: 0, changed_meanwhile: 0, failed: Vec::new() };
+        let runtime = self.engine.runtime()?;
         let (store, mut tasks, mut rows) = (Arc::new(store), JoinSet::new(), rows.into_iter());
         loop {
             while tasks.len() < at_once.get() {
                 let Some((row, envelope)) = rows.next() else { break };
                 let (account, store) = (self.clone(), Arc::clone(&store));
-                tasks.spawn(async move {
+                let work = async move {
                     let became = account.rewrap_row(row.clone(), &envelope, &*store).await;
                     (row, became)
-                });
+                };
+                tasks.spawn_on(work, &runtime);
             }
             match tasks.join_next().await {
                 Some(Ok((_, Ok(Row::Rewrapped)))) => tally.rewrapped += 1,
@@ -320,8 +326,8 @@ impl Account {
                 Some(Ok((row, Err(error)))) => tally.failed.push((row, error)),
                 // A panic is its author's; the rows that are left would meet it too.
                 Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // No task is left, or the runtime is shutting down.
-                None | Some(Err(_)) => return tally,
+                Some(Err(_)) => return Err(KeyError::Interrupted),
+                None => return Ok(tally),
             }
         }
     }

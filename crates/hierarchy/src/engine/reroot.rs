@@ -79,6 +79,17 @@ impl Engine {
         self.detached(async move { engine.reroot_with(&account, step, &Demand::foreground(), &actor).await }).await
     }
 
+    /// [`reroot`](Self::reroot) behind whatever somebody waits for.
+    pub(crate) async fn reroot_behind(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        step: Reroot,
+        actor: &Actor,
+    ) -> Result<Rerooted, LifecycleError> {
+        let (engine, account, actor) = (Arc::clone(self), Arc::clone(account), Arc::clone(actor));
+        self.detached(async move { engine.reroot_with(&account, step, &Demand::background(), &actor).await }).await
+    }
+
     /// What [`reroot`](Self::reroot) would do. No call, and nothing is written.
     pub(crate) async fn reroot_plan(
         &self,

@@ -16,6 +16,7 @@ use crate::{
     cache::{AccountState, Epoch},
     error::KeyError,
     flight::{Answer, For, LoadError, unless_outdated},
+    lifecycle::LifecycleError,
     root::Demand,
     store::Rotation,
 };
@@ -113,10 +114,38 @@ impl Engine {
         Ok(())
     }
 
+    /// Rotates the account if its primary is at least so old, behind whatever somebody waits for. The new KEK does not stay
+    /// in memory. `false` if it is not so old, or not any more.
+    pub(crate) async fn rotate_old(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        age: Duration,
+        actor: &Actor,
+    ) -> Result<bool, LifecycleError> {
+        let (engine, account, actor) = (Arc::clone(self), Arc::clone(account), Arc::clone(actor));
+        self.detached(async move {
+            for _ in 0..TRIES {
+                let epoch = engine.cache().epoch(&account);
+                let record = engine.stored_primary(&account).await?;
+                let Some(record) = record.filter(|record| engine.is_older(record, age)) else { return Ok(false) };
+                let (by, demand) = (By { actor: &actor, keep: false }, Demand::background());
+                let rotated = engine.rotate_from(&account, &record, epoch, &demand, by, Climb::CACHED).await;
+                if unless_outdated(rotated)?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Err(KeyError::Interrupted.into())
+        })
+        .await
+    }
+
+    pub(crate) fn is_older(&self, record: &KekRecord, age: Duration) -> bool {
+        self.now().real.saturating_sub(Duration::from_secs(record.created_at)) >= age
+    }
+
     /// Whether the KEK is older than its account's policy allows.
     pub(super) fn is_too_old(&self, account: &AccountState, record: &KekRecord) -> bool {
-        let age = self.now().real.saturating_sub(Duration::from_secs(record.created_at));
-        account.policy.ceilings().age.is_some_and(|limit| age >= limit)
+        account.policy.ceilings().age.is_some_and(|limit| self.is_older(record, limit))
     }
 
     /// The primary's record, or that of a new primary if this one is older than its policy allows. A rotation that fails
