@@ -1,4 +1,4 @@
-//! Seal and open through an account with its KEK in memory, beside the primitives alone and one bare seal by the pure Rust
+//! Seal, open and rewrap through an account with its KEK in memory, beside the primitives alone and one bare seal by the pure Rust
 //! cipher.
 //!
 //! `cargo bench -p keystrata-benches`. Ratios within one run carry over to other machines, times do not.
@@ -67,6 +67,39 @@ fn seal_and_open(criterion: &mut Criterion) {
     assert_eq!(root.calls(), 1, "the benches measure hits");
 }
 
+/// An old header under the primary, with both KEKs in memory.
+fn rewrap(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
+    let mut group = criterion.benchmark_group("rewrap");
+    group.throughput(Throughput::Elements(1));
+    for suite in [Suite::XChaCha20Poly1305, Suite::Aes256Gcm] {
+        let store = MemoryKekStore::new();
+        let keys = Hierarchy::builder().root_key(ScriptedRootKey::new("bench:root")).store(store).suite(suite).build();
+        let account = keys.expect("all that is required").account("acme").expect("a valid name");
+        let context = Context::none();
+        let sealed = runtime.block_on(account.seal(b"x", &context)).expect("the scripted root answers");
+        runtime.block_on(account.rotate()).expect("the scripted root answers");
+        group.bench_function(BenchmarkId::new("account", suite), |bencher| {
+            bencher
+                .iter(|| account.try_rewrap(black_box(&sealed)).expect("a valid header").expect("both are in memory"));
+        });
+        let [old, new] = [1, 2].map(|version| KekIdentity {
+            suite,
+            version: KekVersion::new(version).expect("not zero"),
+            id: KekId::generate().expect("random bytes"),
+            path: KeyPath::account("acme").expect("a valid name"),
+        });
+        let [old_key, new_key] =
+            [&old, &new].map(|identity| identity.derive(&SecretKey::generate().expect("random bytes")));
+        let sealed = envelope::seal(&old_key.kek(&old), &context, b"x").expect("random bytes");
+        let header = sealed.first_chunk().expect("an envelope begins with its header");
+        group.bench_function(BenchmarkId::new("primitives", suite), |bencher| {
+            bencher.iter(|| envelope::rewrap(&old_key.kek(&old), &new_key.kek(&new), black_box(header)));
+        });
+    }
+    group.finish();
+}
+
 /// One seal with XChaCha20-Poly1305 under a fresh key.
 fn bare_seal(plaintext: &[u8]) -> ([u8; 32], [u8; 24], Vec<u8>) {
     let mut random = [0; 56];
@@ -77,5 +110,5 @@ fn bare_seal(plaintext: &[u8]) -> ([u8; 32], [u8; 24], Vec<u8>) {
     (*key, nonce, sealed)
 }
 
-criterion_group!(benches, seal_and_open);
+criterion_group!(benches, seal_and_open, rewrap);
 criterion_main!(benches);

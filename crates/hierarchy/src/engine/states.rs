@@ -148,7 +148,13 @@ impl Engine {
                 let new = to.of(old, copy.primary == Some(old.identity.id), now);
                 if new != *old {
                     is_so = false;
-                    has_changed |= self.update(old, &new).await?;
+                    match self.update(old, &new).await {
+                        Ok(is_updated) => has_changed |= is_updated,
+                        // Enabled and rotated since, it looks as it did, a retired KEK, and is the primary no more.
+                        Err(LifecycleError::Key(KeyError::Corrupt { .. }))
+                            if self.exported(path).await?.primary != copy.primary => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             if is_so {

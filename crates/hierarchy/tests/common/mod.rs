@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 #![allow(clippy::unwrap_used)] // test code outside a #[test]
 
+pub mod shaky;
 pub mod tree;
 pub mod tricky;
 
