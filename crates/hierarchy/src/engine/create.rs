@@ -158,7 +158,6 @@ impl Engine {
                 self.generate_under_parent(account, &identity, &parent, epoch, demand, climb).await?
             }
         };
-        // Now, not before the KMS was asked: the time at which its predecessor retires is counted from it.
         let created_at = self.now().real.as_secs();
         let derived = identity.derive(&made.secret);
         let (check, wraps) = (derived.check, made.wraps);

@@ -308,7 +308,8 @@ impl Engine {
         demand: &Demand,
     ) -> Answer<Option<Vec<u8>>> {
         let context = RootContext::of_kek(&record.identity).with_demand(demand.clone());
-        for way in placement.ways(record) {
+        let ways = placement.ways(record);
+        for way in &ways {
             let Way::Root { root: from, wrapped } = way else { continue };
             self.refuse_denied(account, from.id(), self.cache().epoch(account))?;
             match root.rewrap_key(from.id(), wrapped, &context).await {
@@ -318,7 +319,11 @@ impl Engine {
                     let message = format!("{} answered with a wrapped key of {bytes} bytes", root.id());
                     return self.called(account, record, Err(RootKeyError::unavailable(message)));
                 }
-                answer => return self.called(account, record, answer),
+                answer => match self.called(account, record, answer) {
+                    // There is another way to the secret than by that root key, as for any unwrap.
+                    Err(LoadError::Key(error)) if error.is_out_of_reach() && ways.len() > 1 => {}
+                    answer => return answer,
+                },
             }
         }
         Ok(None)

@@ -199,17 +199,19 @@ impl Engine {
         let unless_stored = Discard { cache: self.cache(), kek: kek.as_ref() };
         let deed = Deed::to_one(by.actor, AuditAction::Rotated, &record.identity);
         let store = async {
+            // As late as can be: the time at which `old` retires is counted from it, and an audit sink may take its own.
+            let record = KekRecord { created_at: self.now().real.as_secs(), ..record };
             match self.store.rotate(old.identity.id, &record).await {
-                Ok(rotation) => Ok(rotation),
-                Err(_) if self.is_stored(&record).await => Ok(Rotation::Rotated),
+                Ok(rotation) => Ok((rotation, record)),
+                Err(_) if self.is_stored(&record).await => Ok((Rotation::Rotated, record)),
                 Err(error) => Err(KeyError::from_store(error, None)),
             }
         };
-        let became = |rotation: &Rotation| match rotation {
+        let became = |(rotation, _): &(Rotation, KekRecord)| match rotation {
             Rotation::Rotated => AuditOutcome::Done,
             Rotation::Superseded => AuditOutcome::Unchanged,
         };
-        let rotation = self.audited(&deed, store, became).await?;
+        let (rotation, record) = self.audited(&deed, store, became).await?;
         if rotation == Rotation::Superseded {
             // The winner's: there is one, or `old` would not have been superseded.
             let winner = self.stored_primary(account).await?;

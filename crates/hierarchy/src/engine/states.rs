@@ -1,7 +1,7 @@
 //! What an account's KEKs may do: seal and open, open only, neither, or nothing ever again.
 //!
 //! Each change runs in a task of its own, so whoever asks for it can go without leaving it half made. After whatever was
-//! written, and after whatever may have been, the account's KEKs are overwritten here; other processes find out when they
+//! forbidden, and after whatever may have been, the account's KEKs are overwritten here; other processes find out when they
 //! read the account's records again.
 
 use std::{sync::Arc, time::Duration};
@@ -122,7 +122,10 @@ impl Engine {
             };
             let allowing = async {
                 let allowed = engine.try_allow(&path, which, to).await;
-                engine.invalidate(&path);
+                // What is allowed again has nothing in memory that would have to go.
+                if to != Use::SealAndOpen {
+                    engine.invalidate(&path);
+                }
                 allowed
             };
             engine.audited(&deed, allowing, |change| change.outcome()).await
