@@ -66,8 +66,8 @@ async fn every_change_is_told_twice_with_who_made_it() {
     assert_eq!(notes.take(), twice("service", Created, Done), "nobody asked for it by name");
     acme.rotate().await.unwrap();
     {
-        let events = notes.events.lock().unwrap();
         let primary = tricky.store.inner.primary(acme.path()).await.unwrap().unwrap().identity;
+        let events = notes.events.lock().unwrap();
         assert!(events.iter().all(|event| event.kek_id == Some(primary.id) && event.version == Some(primary.version)));
         assert!(events.iter().all(|event| event.path == *acme.path() && event.at.as_secs() == 1_800_000_000));
     }

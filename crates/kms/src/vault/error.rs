@@ -67,7 +67,6 @@ pub(super) fn says_context_is_missing(answer: &Answer) -> bool {
 /// | 429 | a rate limit quota | throttled |
 /// | 403 | with a token that is good: the policy lacks `update` on the path | denied |
 /// | 404 | nothing is mounted there | denied |
-/// | 400 | `… version is too new`: this node, or a backup, does not know the version yet | unavailable |
 /// | 400 | `… message authentication failed`, `invalid ciphertext …` | rejected |
 /// | 400 | `… disallowed by policy (too old)`: `min_decryption_version` | rejected: newer records of the account open |
 /// | 400, 405 | `encryption key not found`, and whatever else | denied |
@@ -97,13 +96,6 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
             operation.path()
         )),
         404 => denied(format!("Vault has no transit engine there: check the mount and the namespace {end}")),
-        400 if operation.takes_ciphertext() && said.contains("version is too new") => RootKeyError::Unavailable {
-            message: format!(
-                "Vault does not know the version of the key that wrapped this: a node that lags behind, or one restored \
-                 from before a rotation {end}"
-            ),
-            source,
-        },
         400 if operation.takes_ciphertext() && is_rejection(&said) => RootKeyError::Rejected,
         400 if said.contains("key not found") => {
             denied(format!("Vault has no transit key of this name: make it with derived=true, or check the name {end}"))
@@ -165,10 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_this_node_does_not_know_yet_may_come() {
+    fn a_version_that_there_is_not_is_altered_bytes_as_far_as_can_be_told() {
         let body = r#"{"errors":["invalid ciphertext: version is too new"]}"#;
-        assert!(matches!(of(Operation::Decrypt, 400, body), RootKeyError::Unavailable { .. }));
-        let body = r#"{"errors":["invalid ciphertext: no prefix"]}"#;
         assert!(matches!(of(Operation::Decrypt, 400, body), RootKeyError::Rejected));
     }
 
