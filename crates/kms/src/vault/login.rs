@@ -20,6 +20,10 @@ use crate::{
     turn::{Claim, Turn},
 };
 
+/// How soon a token that replaced another is not replaced again. One whose policy forbids it to ask about itself looks like
+/// one that ended, each time that the key's policy refuses it: without this every refusal would be a login.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// Requests that may follow each other in one turn, and one more for what is not a request.
 const REQUESTS_IN_A_TURN: u32 = 3;
 
@@ -38,12 +42,19 @@ struct State {
     turn: Turn,
     /// The token that was last found good, and when that was asked.
     known_good: Mutex<Option<(Arc<Token>, Instant)>>,
+    /// The token that last replaced a refused one, and when.
+    replacement: Mutex<Option<(Arc<Token>, Instant)>>,
 }
 
 impl Login {
     pub(super) fn new(http: Http, api: Url, namespace: Option<HeaderValue>, credentials: Credentials) -> Self {
         let limit: Duration = http.timeout().saturating_mul(REQUESTS_IN_A_TURN);
-        let state = move || State { current: Mutex::default(), turn: Turn::new(limit), known_good: Mutex::default() };
+        let state = move || State {
+            current: Mutex::default(),
+            turn: Turn::new(limit),
+            known_good: Mutex::default(),
+            replacement: Mutex::default(),
+        };
         Self { desk: Desk::new(http, api, namespace, credentials), state: ProcessLocal::new(state) }
     }
 
@@ -105,7 +116,16 @@ impl Login {
             *lock(&state.known_good) = Some((Arc::clone(refused), asked));
             return Ok(None);
         }
-        claim.noted(self.other_than(refused).await).map(|token| Some(state.keep(token)))
+        let is_new = |(token, at): &(Arc<Token>, Instant)| token.is_same(refused) && asked < *at + PAUSE;
+        if lock(&state.replacement).as_ref().is_some_and(is_new) {
+            return claim.noted(Err(RootKeyError::unavailable(
+                "Vault refuses a token that it has just granted, and lets it ask nothing about itself: allow read on \
+                 auth/token/lookup-self to its policy, then see what that grants on the key",
+            )));
+        }
+        let other = claim.noted(self.other_than(refused).await).map(|token| state.keep(token))?;
+        *lock(&state.replacement) = Some((Arc::clone(&other), Instant::now()));
+        Ok(Some(other))
     }
 
     async fn other_than(&self, refused: &Token) -> Result<Token, RootKeyError> {

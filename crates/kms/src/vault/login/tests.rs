@@ -101,6 +101,22 @@ async fn a_dead_token_that_was_renewed_is_no_other_token() {
 }
 
 #[tokio::test]
+async fn a_token_that_may_not_ask_about_itself_costs_one_login_and_not_one_a_refusal() {
+    let vault = FakeVault::start(Memory::Gone).await;
+    let login = vault.login();
+    let first = login.token().await.unwrap();
+    let second = login.replace(&first).await.unwrap().unwrap();
+    for _ in 0..3 {
+        let error = login.replace(&second).await.err().unwrap();
+        assert!(
+            matches!(&error, RootKeyError::Unavailable { .. }) && error.to_string().contains("lookup-self"),
+            "{error}"
+        );
+    }
+    assert_eq!(vault.logins.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_token_that_was_good_a_moment_ago_is_asked_about_after_each_refusal() {
     let vault = FakeVault::start(Memory::Good).await;
     let login = vault.login();
