@@ -49,13 +49,7 @@ struct State {
 impl Login {
     pub(super) fn new(http: Http, api: Url, namespace: Option<HeaderValue>, credentials: Credentials) -> Self {
         let limit: Duration = http.timeout().saturating_mul(REQUESTS_IN_A_TURN);
-        let state = move || State {
-            current: Mutex::default(),
-            turn: Turn::new(limit),
-            known_good: Mutex::default(),
-            replacement: Mutex::default(),
-        };
-        Self { desk: Desk::new(http, api, namespace, credentials), state: ProcessLocal::new(state) }
+        Self { desk: Desk::new(http, api, namespace, credentials), state: ProcessLocal::new(move || State::new(limit)) }
     }
 
     /// A token that should be good. Costs nothing but for the first, and when one is to be renewed.
@@ -163,6 +157,15 @@ impl Login {
 }
 
 impl State {
+    fn new(limit: Duration) -> Self {
+        Self {
+            current: Mutex::default(),
+            turn: Turn::new(limit),
+            known_good: Mutex::default(),
+            replacement: Mutex::default(),
+        }
+    }
+
     fn current(&self) -> Option<Arc<Token>> {
         lock(&self.current).clone()
     }

@@ -167,7 +167,7 @@ fn a_runtime_that_nobody_drives_any_more_keeps_nobody_from_a_token() {
     let (stopped, driven) = (runtime(), runtime());
     let vault = driven.block_on(FakeVault::start(Memory::Good));
     // Turns that have run out as soon as they are taken.
-    let state = || State { current: Mutex::default(), turn: Turn::new(Duration::ZERO), known_good: Mutex::default() };
+    let state = || State::new(Duration::ZERO);
     let login = Arc::new(Login { state: ProcessLocal::new(state), ..vault.login() });
     let stuck = Arc::clone(&login);
     stopped.spawn(async move {
