@@ -5,4 +5,7 @@ pub mod conformance;
 mod manual_clock;
 mod scripted_root;
 
-pub use self::{manual_clock::ManualClock, scripted_root::ScriptedRootKey};
+pub use self::{
+    manual_clock::ManualClock,
+    scripted_root::{ScriptedCall, ScriptedOperation, ScriptedRootKey},
+};

@@ -20,6 +20,7 @@ async fn a_shared_store_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripted_root_key_conforms() {
     conformance::root_key(async || ScriptedRootKey::new("test:root")).await;
+    conformance::root_key(async || ScriptedRootKey::new("test:root").that_rewraps()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
