@@ -1,25 +1,24 @@
 //! The two-level form: every object's data key wrapped by the root key itself.
 
+mod error;
+mod moves;
+mod rotation;
+mod text;
+
 use std::sync::Arc;
 
-use base64::{
-    Engine as _,
-    alphabet::{Alphabet, STANDARD, URL_SAFE},
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE_NO_PAD},
-};
-use keystrata_primitives::{
-    RandomnessError,
-    simple::{self, SimpleSealError},
-};
+use keystrata_primitives::{SecretKey, simple};
 
-use crate::root::{RootContext, RootKey, RootKeyError};
+pub use self::error::{EnvelopedError, MoveError};
+use self::text::Parts;
+use crate::root::{Demand, RootContext, RootKey, RootKeyError};
 
 /// Seals strings of data under data keys that the root key generates and unwraps, one KMS call for each seal and open.
 ///
 /// The text is `base64(wrapped data key).base64(nonce ‖ ciphertext ‖ tag)`, with XChaCha20-Poly1305 and no additional
 /// data: it binds neither account nor context, and nothing is cached. It needs no store. Use
 /// [`Hierarchy`](crate::Hierarchy) for anything that grows; this form is what it is measured against, and what reads and
-/// writes data of programs that work this way.
+/// writes data of programs that work this way. [`to_envelope`](Self::to_envelope) moves a text there.
 ///
 /// Writes unpadded base64url; reads both alphabets, with or without padding.
 ///
@@ -34,51 +33,65 @@ use crate::root::{RootContext, RootKey, RootKeyError};
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Several root keys
+/// One is primary: it wraps. [Former](Self::former) ones only unwrap what they wrapped before. A text does not say which
+/// root key wrapped it, so they are tried in order, each with a call, until one does not *reject* the data key.
+///
+/// No other answer goes on to the next. After *denied* that would be asking around a revocation. After *throttled*,
+/// *unavailable* or *overloaded* it is not known whether that root key wrapped the text: the others would most likely
+/// reject it, which would tell a caller in an outage that his data is lost, for a call each. So the answer of a root key
+/// that is out of reach is that it is out of reach, and trying again helps. Take a root key that is gone for good out of the
+/// list.
+///
+/// ```
+/// # use keystrata_hierarchy::{Enveloped, test_util::ScriptedRootKey};
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # let root = ScriptedRootKey::new;
+/// # let old_text = Enveloped::new(root("test:old")).seal(b"secret").await?;
+/// let secrets = Enveloped::new(root("test:new")).former(root("test:old"));
+/// assert_eq!(secrets.open(&old_text).await?, b"secret");
+///
+/// let text = secrets.rewrap(&old_text).await?; // the data key under the new root key; the data as it was
+/// assert_eq!(text.split_once('.').map(|parts| parts.1), old_text.split_once('.').map(|parts| parts.1));
+/// assert_eq!(Enveloped::new(root("test:new")).open(&text).await?, b"secret");
+///
+/// let text = secrets.rekey(&text).await?; // the data under a new data key
+/// assert_eq!(secrets.open(&text).await?, b"secret");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Enveloped {
-    root: Arc<dyn RootKey>,
-}
-
-/// Why the two-level form did not seal or open.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EnvelopedError {
-    /// The root key did not do its part. [`RootKeyError::Rejected`] if it did not wrap this data key.
-    #[error(transparent)]
-    Root(#[from] RootKeyError),
-    /// The text is not two parts of base64 with a full stop between.
-    #[error("not a sealed text: expected base64(wrapped key).base64(data)")]
-    Malformed,
-    /// Wrong key or altered bytes, deliberately not told apart.
-    #[error("sealed text rejected: wrong key or altered bytes")]
-    Rejected,
-    /// The plaintext is longer than the cipher can seal in one piece, or than the text could be in memory.
-    #[error("{len} bytes are too long to be sealed as one text; split the data")]
-    TooLong {
-        /// How many bytes it has.
-        len: usize,
-    },
-    /// The operating system gave no random bytes.
-    #[error(transparent)]
-    Randomness(#[from] RandomnessError),
-}
-
-impl From<SimpleSealError> for EnvelopedError {
-    fn from(error: SimpleSealError) -> Self {
-        match error {
-            SimpleSealError::TooLong { len } => Self::TooLong { len },
-            SimpleSealError::Randomness(error) => Self::Randomness(error),
-        }
-    }
+    primary: Arc<dyn RootKey>,
+    /// None of them twice, nor the primary.
+    former: Vec<Arc<dyn RootKey>>,
+    is_background: bool,
 }
 
 impl Enveloped {
     /// The two-level form over `root`.
     pub fn new(root: impl RootKey + 'static) -> Self {
-        Self { root: Arc::new(root) }
+        Self { primary: Arc::new(root), former: Vec::new(), is_background: false }
     }
 
-    /// Seals `plaintext` under a data key of its own. One call to the root key.
+    /// One more root key that wrapped data keys before: it unwraps them, and wraps nothing new. The order of the calls is the
+    /// order in which they are tried, after the primary. One that is there already is not added again.
+    pub fn former(mut self, root: impl RootKey + 'static) -> Self {
+        if self.opening().all(|known| known.id() != root.id()) {
+            self.former.push(Arc::new(root));
+        }
+        self
+    }
+
+    /// The same for work that nobody waits for, rewrapping a table say: where a budget tells them apart, its calls stand back
+    /// behind those that somebody waits for.
+    pub fn in_background(&self) -> Self {
+        Self { is_background: true, ..self.clone() }
+    }
+
+    /// Seals `plaintext` under a data key of its own. One call to the primary root key.
     ///
     /// # Errors
     /// - [`EnvelopedError::Root`]: the root key generated no data key.
@@ -88,42 +101,54 @@ impl Enveloped {
     /// # Cancellation
     /// Dropping the future is safe; the KMS may have counted the call.
     pub async fn seal(&self, plaintext: &[u8]) -> Result<String, EnvelopedError> {
-        let generated = self.root.generate_key(&RootContext::none()).await?;
-        let sealed = simple::seal(&generated.secret, plaintext)?;
-        let mut text = URL_SAFE_NO_PAD.encode(generated.wrapped);
-        text.push('.');
-        URL_SAFE_NO_PAD.encode_string(sealed, &mut text);
-        Ok(text)
+        let generated = self.primary.generate_key(&self.context()).await?;
+        let wrapped = self.usable(generated.wrapped)?;
+        Ok(text::write(&wrapped, &simple::seal(&generated.secret, plaintext)?))
     }
 
-    /// Opens what [`seal`](Self::seal) made. One call to the root key, none for a text that is malformed.
+    /// Opens what [`seal`](Self::seal) made. One call to the primary root key, one more to each former one that is tried
+    /// after it, and none for a text that is malformed.
     ///
     /// # Errors
     /// - [`EnvelopedError::Malformed`]: the text has another form.
-    /// - [`EnvelopedError::Root`]: the root key did not unwrap the data key.
+    /// - [`EnvelopedError::Root`]: no root key unwrapped the data key. [`RootKeyError::Rejected`] if none of them wrapped it.
     /// - [`EnvelopedError::Rejected`]: the data was altered, or belongs to another data key.
     ///
     /// # Cancellation
     /// Dropping the future is safe; the KMS may have counted the call.
     pub async fn open(&self, text: &str) -> Result<Vec<u8>, EnvelopedError> {
-        let (key, data) = text.split_once('.').ok_or(EnvelopedError::Malformed)?;
-        let key = decode(key)?;
-        let data = decode(data)?;
-        if key.is_empty() || data.len() < simple::OVERHEAD {
-            return Err(EnvelopedError::Malformed);
-        }
-        let secret = self.root.unwrap_key(&key, &RootContext::none()).await?;
-        simple::open(&secret, &data).map_err(|_| EnvelopedError::Rejected)
+        let parts = Parts::read(text)?;
+        let secret = self.unwrap_data_key(&parts.wrapped).await?;
+        simple::open(&secret, &parts.data).map_err(|_| EnvelopedError::Rejected)
     }
-}
 
-fn decode(text: &str) -> Result<Vec<u8>, EnvelopedError> {
-    const fn either_padding(alphabet: &Alphabet) -> GeneralPurpose {
-        let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-        GeneralPurpose::new(alphabet, config)
+    /// By the first root key that does not reject it.
+    async fn unwrap_data_key(&self, wrapped: &[u8]) -> Result<SecretKey, RootKeyError> {
+        for root in self.opening() {
+            match root.unwrap_key(wrapped, &self.context()).await {
+                Err(RootKeyError::Rejected) => {}
+                answer => return answer,
+            }
+        }
+        Err(RootKeyError::Rejected)
     }
-    const WEB: GeneralPurpose = either_padding(&URL_SAFE);
-    const CLASSIC: GeneralPurpose = either_padding(&STANDARD);
-    let engine = if text.contains(['+', '/']) { &CLASSIC } else { &WEB };
-    engine.decode(text).map_err(|_| EnvelopedError::Malformed)
+
+    /// Those that unwrap, in the order in which they are tried.
+    fn opening(&self) -> impl Iterator<Item = &Arc<dyn RootKey>> {
+        std::iter::once(&self.primary).chain(&self.former)
+    }
+
+    fn context(&self) -> RootContext {
+        let demand = if self.is_background { Demand::background() } else { Demand::foreground() };
+        RootContext::none().with_demand(demand)
+    }
+
+    /// What the primary wrapped, unless it is nothing, with which the text could not be read again.
+    fn usable(&self, wrapped: Vec<u8>) -> Result<Vec<u8>, RootKeyError> {
+        if wrapped.is_empty() {
+            let message = format!("{} answered with a wrapped key of 0 bytes", self.primary.id());
+            return Err(RootKeyError::unavailable(message));
+        }
+        Ok(wrapped)
+    }
 }

@@ -86,7 +86,7 @@ pub use self::{
     audit::{AuditAction, AuditError, AuditEvent, AuditOutcome, AuditSink, OnAuditFailure, TracingAudit},
     clock::{Clock, SystemClock},
     engine::{health::Health, recover::Recovered, upkeep::Warmed},
-    enveloped::{Enveloped, EnvelopedError},
+    enveloped::{Enveloped, EnvelopedError, MoveError},
     error::{BuildError, KeyError, OpenError, SealError, StreamExpired},
     hierarchy::{Hierarchy, HierarchyBuilder},
     lifecycle::{Change, LifecycleError, Reroot, Rerooted, RewrapScan, ShredPlan, Shredded},
