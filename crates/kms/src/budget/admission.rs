@@ -197,11 +197,9 @@ impl Core {
         if !self.is_adaptive {
             return;
         }
-        let now = self.timer.now();
-        let mut state = self.state();
-        let was_cut = state.queue.report(now, was_throttled);
-        let per_second = state.queue.per_second();
-        drop(state);
+        // A step of the queue: where the rate rose, whoever is next is called earlier.
+        let step = |state: &mut State, now| (state.queue.report(now, was_throttled), state.queue.per_second());
+        let Ok((was_cut, per_second)) = self.act(step) else { return };
         self.signals.rate(per_second);
         if was_cut {
             tracing::warn!(budget = self.signals.name(), per_second, "the KMS throttles: sending fewer calls");

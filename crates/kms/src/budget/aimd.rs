@@ -22,12 +22,18 @@ const START: f64 = 0.1;
 /// It never falls below this part of the ceiling, so that it can find out that things are better.
 const FLOOR: f64 = 0.001;
 
+/// Nor below this, unless the ceiling is: one attempt in five seconds, half of how long a call waits by default. With fewer,
+/// everybody who waits would be refused before one attempt finds out.
+const SLOWEST: f64 = 0.2;
+
 /// A rate between floor and ceiling, and when the next attempt fits into it.
 #[derive(Debug)]
 pub(super) struct Aimd {
     ceiling: f64,
     per_second: f64,
-    next_at: Duration,
+    /// When the last attempt was due. The next one is due a period later, by the rate of whenever that is asked: who waits
+    /// since the rate was low need not wait on by it.
+    last_at: Option<Duration>,
     cut_at: Option<Duration>,
     risen_at: Duration,
     /// Whether somebody had to wait for the pace since it rose last. A rate that nobody uses up proves nothing.
@@ -36,8 +42,8 @@ pub(super) struct Aimd {
 
 impl Aimd {
     pub(super) fn new(ceiling: f64, now: Duration) -> Self {
-        let per_second = ceiling * START;
-        Self { ceiling, per_second, next_at: now, cut_at: None, risen_at: now, was_felt: false }
+        let per_second = (ceiling * START).max(floor(ceiling));
+        Self { ceiling, per_second, last_at: None, cut_at: None, risen_at: now, was_felt: false }
     }
 
     pub(super) fn per_second(&self) -> f64 {
@@ -46,17 +52,22 @@ impl Aimd {
 
     /// When the next attempt fits in, if not now.
     pub(super) fn not_before(&mut self, now: Duration) -> Option<Duration> {
-        let must_wait = now < self.next_at;
-        self.was_felt |= must_wait;
-        must_wait.then_some(self.next_at)
+        let next_at = self.next_at().filter(|next_at| now < *next_at);
+        self.was_felt |= next_at.is_some();
+        next_at
+    }
+
+    fn next_at(&self) -> Option<Duration> {
+        let period = Duration::try_from_secs_f64(1.0 / self.per_second).unwrap_or(Duration::MAX);
+        self.last_at.map(|last_at| last_at.saturating_add(period))
     }
 
     /// An attempt is made now.
     pub(super) fn take(&mut self, now: Duration) {
-        self.next_at = now.max(self.next_at) + Duration::from_secs_f64(1.0 / self.per_second);
+        self.last_at = self.next_at().map_or(Some(now), |next_at| Some(now.max(next_at)));
     }
 
-    /// The KMS answered an attempt otherwise than by throttling.
+    /// The KMS answered an attempt otherwise than by throttling. This may bring the next attempt nearer.
     pub(super) fn answered(&mut self, now: Duration) {
         if !self.was_felt {
             self.risen_at = now;
@@ -74,11 +85,15 @@ impl Aimd {
         if self.cut_at.is_some_and(|cut_at| now < cut_at + CUT_PAUSE) {
             return false;
         }
-        self.per_second = (self.per_second * CUT).max(self.ceiling * FLOOR);
+        self.per_second = (self.per_second * CUT).max(floor(self.ceiling));
         self.cut_at = Some(now);
         self.risen_at = now;
         true
     }
+}
+
+fn floor(ceiling: f64) -> f64 {
+    (ceiling * FLOOR).max(SLOWEST).min(ceiling)
 }
 
 #[cfg(test)]
@@ -119,5 +134,35 @@ mod tests {
             pace.throttled(Duration::from_secs(second));
         }
         assert!((pace.per_second() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn who_waits_since_the_rate_was_low_goes_by_the_rate_there_is() {
+        let mut pace = Aimd::new(1_000.0, Duration::ZERO);
+        for second in 0..100 {
+            pace.throttled(Duration::from_secs(second));
+        }
+        let now = Duration::from_secs(100);
+        pace.take(now);
+        assert_eq!(pace.not_before(now), Some(now + Duration::from_secs(1)), "one a second");
+        // One answer raises the rate by a hundredth of the ceiling a second.
+        let answered = now + Duration::from_millis(50);
+        pace.answered(answered);
+        let per_second = pace.per_second();
+        assert!(per_second > 10.0, "{per_second}");
+        let next_at = pace.not_before(answered).unwrap();
+        assert!(next_at < now + Duration::from_millis(100), "{next_at:?}");
+    }
+
+    #[test]
+    fn a_small_quota_is_tried_before_those_who_wait_are_refused() {
+        for (ceiling, floor) in [(1_000.0, 1.0), (10.0, 0.2), (1.0, 0.2), (0.05, 0.05)] {
+            let mut pace = Aimd::new(ceiling, Duration::ZERO);
+            assert!(pace.per_second() >= floor);
+            for second in 0..100 {
+                pace.throttled(Duration::from_secs(second));
+            }
+            assert!((pace.per_second() - floor).abs() < 1e-9, "{ceiling}: {}", pace.per_second());
+        }
     }
 }

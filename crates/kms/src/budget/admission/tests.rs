@@ -1,4 +1,10 @@
-use std::{future::pending, num::NonZeroU32, pin::Pin, task::Context};
+use std::{
+    future::pending,
+    num::NonZeroU32,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Context,
+};
 
 use keystrata_hierarchy::test_util::ManualClock;
 use tokio::sync::oneshot;
@@ -60,6 +66,15 @@ impl Waiter {
     }
 }
 
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Two who wait, in this order.
 fn two_waiters(core: &Arc<Core>, urgency: Urgency) -> (Waiter, Waiter) {
     let (mut first, mut second) = (Waiter::new(core, urgency), Waiter::new(core, urgency));
@@ -111,13 +126,6 @@ fn a_waker_that_panics_leaves_the_others_their_wake() {
             std::panic::resume_unwind(Box::new("a runtime that went wrong"));
         }
     }
-    #[derive(Default)]
-    struct Woken(std::sync::atomic::AtomicBool);
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
-        }
-    }
     let clock = ManualClock::new();
     let two = NonZeroU32::new(2).unwrap();
     let budget = Budget::per_second(NonZeroU32::new(10).unwrap(), two).timer(Timer::on(clock.clone()));
@@ -130,7 +138,7 @@ fn a_waker_that_panics_leaves_the_others_their_wake() {
     assert!(first.poll_with(&Waker::from(Arc::new(Panics))).is_pending());
     assert!(second.poll_with(&Waker::from(Arc::clone(&woken))).is_pending());
     clock.advance(2 * PERIOD); // both at once
-    assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst));
+    assert!(woken.0.load(Ordering::SeqCst));
 }
 
 #[test]
@@ -150,4 +158,30 @@ fn one_tenant_is_one_account_however_many_services_it_has() {
     assert_eq!(account(&["acme"]), "acme");
     assert_ne!(account(&["acme/billing"]), "acme");
     assert_eq!(account_of(&RootContext::none()), "");
+}
+
+#[test]
+fn who_waits_is_called_earlier_once_the_rate_rises() {
+    let clock = ManualClock::new();
+    let number = |n| NonZeroU32::new(n).unwrap();
+    let budget = Budget::per_second(number(100), number(1)).adaptive().timer(Timer::on(clock.clone()));
+    let core = Arc::clone(budget.core.get());
+    for _ in 0..40 {
+        clock.advance(Duration::from_millis(300));
+        core.report(true);
+    }
+    assert!((core.stats().per_second - 0.2).abs() < 1e-9, "the slowest pace: one in five seconds");
+    assert_eq!(core.state().queue.enter(core.timer.now(), "a", Urgency::Foreground), Ok(Entered::Admitted));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut waiter = Waiter::new(&core, Urgency::Foreground);
+    assert!(waiter.poll_with(&waker).is_pending());
+    clock.advance(PERIOD);
+    core.report(false); // now it is 0.3, and so one in three seconds and a third
+    assert!((core.stats().per_second - 0.3).abs() < 1e-9);
+    clock.advance(Duration::from_millis(3_200));
+    assert!(!woken.0.load(Ordering::SeqCst));
+    clock.advance(Duration::from_millis(50));
+    assert!(woken.0.load(Ordering::SeqCst), "nobody else came to look");
+    assert!(matches!(waiter.poll(), Poll::Ready(Ok(()))));
 }
