@@ -5,7 +5,7 @@ mod account;
 use std::{num::NonZeroU32, path::PathBuf};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 use keystrata_hierarchy::{Context, KeyPath};
 
 pub(crate) use self::account::{AccountArgs, AccountCommand, AccountStatus, ListArgs, NameArgs, ShredArgs};
@@ -37,6 +37,24 @@ pub(crate) struct Args {
     pub(crate) command: Command,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+}
+
+impl Args {
+    /// What was typed. Wrong usage ends the process with status 2; `--help` and `--version` with 0.
+    pub(crate) fn of_command_line() -> Self {
+        let matches = Self::command().get_matches();
+        let args = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Self::command()).exit());
+        // From the environment it is for other commands too, and no mistake.
+        let is_typed = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        if !args.command.uses_settings()
+            && let Some(id) = SettingsArgs::IDS.iter().find(|id| is_typed(id))
+        {
+            let (command, flag) = (args.command.name(), id.replace('_', "-"));
+            let message = format!("`keystrata {command}` uses no settings: leave out --{flag}");
+            Self::command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
+        args
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,6 +96,11 @@ impl Command {
             Self::Completions(_) => "completions",
         }
     }
+
+    /// Whether it looks at any store or root key.
+    fn uses_settings(&self) -> bool {
+        !matches!(self, Self::Inspect(_) | Self::Demo(_) | Self::Completions(_))
+    }
 }
 
 /// Where keys are: a flag goes before its environment variable, and that before the settings file.
@@ -102,6 +125,11 @@ pub(crate) struct SettingsArgs {
     /// Settings file, instead of keystrata.toml in the current folder; paths in it start at its own folder
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+impl SettingsArgs {
+    /// The flags, as clap calls them.
+    const IDS: [&str; 6] = ["store", "root", "former_root", "kms_rate", "kms_burst", "config"];
 }
 
 /// Make a root key, a KEK store and a settings file, so that the other commands need no flags
@@ -259,13 +287,19 @@ pub(crate) struct CompletionsArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn arguments_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_among_those_that_some_commands_do_not_use() {
+        let command = Args::command();
+        let settings = command.get_arguments().filter(|argument| argument.is_global_set());
+        let ids: Vec<_> = settings.map(|setting| setting.get_id().as_str()).collect();
+        assert_eq!(ids, SettingsArgs::IDS);
     }
 
     #[test]

@@ -25,7 +25,6 @@ mod utc;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
 
 use crate::{
     args::{Args, Command},
@@ -33,8 +32,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    // Exits with 2 for a wrong call, and with 0 after --help and --version.
-    let args = Args::parse();
+    let args = Args::of_command_line();
     let name = args.command.name();
     match start(args) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -83,3 +83,40 @@ fn value_of_a_variable_that_is_no_location_is_wrong_usage() {
         assert_eq!(output.status.code(), Some(2), "{value}");
     }
 }
+
+#[test]
+fn a_setting_that_the_command_does_not_use_is_wrong_usage_unless_it_is_around_for_others() {
+    let site = Site::new();
+    site.write("sealed", &site.ok(&["seal", "--account", "acme"], SECRET));
+    let settings = [
+        ["--store", "sqlite:keystrata.db"],
+        ["--root", "local:keystrata.key"],
+        ["--former-root", "local:keystrata.key"],
+        ["--kms-rate", "50"],
+        ["--kms-burst", "10"],
+        ["--config", "keystrata.toml"],
+    ];
+    let commands: [&[&str]; 3] = [&["inspect", "sealed"], &["completions", "bash"], &["demo", "--objects", "1"]];
+    for command in commands {
+        for setting in settings {
+            for arguments in [[command, &setting].concat(), [&setting, command].concat()] {
+                let output = site.run(&arguments, b"");
+                let stderr = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+                assert!(stderr.contains(setting[0]) && output.stdout.is_empty(), "{arguments:?}: {stderr}");
+            }
+        }
+    }
+    for command in &commands[..2] {
+        let mut command = site.command(command);
+        for (variable, value) in [
+            ("KEYSTRATA_STORE", "sqlite:keystrata.db"),
+            ("KEYSTRATA_ROOT", "local:keystrata.key"),
+            ("KEYSTRATA_KMS_RATE", "50"),
+            ("KEYSTRATA_KMS_BURST", "10"),
+        ] {
+            command.env(variable, value);
+        }
+        command.assert().success();
+    }
+}
