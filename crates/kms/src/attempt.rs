@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use keystrata_hierarchy::RootKeyError;
 
-use crate::counted::Outcome;
 #[cfg(any(feature = "vault", feature = "gcp"))]
-use crate::http::Answer;
+use crate::http::{Answer, is_not_connected};
+use crate::{
+    counted::Outcome,
+    sent::{Mark, did_not_leave, sent},
+};
 
 /// Longest id of a request that is passed on: several times a UUID.
 const MAX_ID_CHARS: usize = 128;
@@ -23,26 +26,36 @@ pub(crate) struct Attempt {
     /// Until the answer was there.
     took: Option<Duration>,
     has_ended: bool,
+    /// What was known of the call before this.
+    before: Mark,
 }
 
 impl Attempt {
     /// Begins a request to a root key of the kind `root`, its URI's scheme.
     pub(crate) fn begin(root: &'static str, operation: &'static str) -> Self {
-        Self { root, operation, began: Instant::now(), took: None, has_ended: false }
+        Self { root, operation, began: Instant::now(), took: None, has_ended: false, before: sent() }
+    }
+
+    /// Says that nothing was sent after all.
+    pub(crate) fn did_not_leave(&self) {
+        did_not_leave(self.before);
     }
 
     /// Waits for an answer, whose meaning the caller then finds out and ends this with. Without one this ends at once.
     #[cfg(any(feature = "vault", feature = "gcp"))]
     pub(crate) async fn until_answered(
         mut self,
-        sent: impl Future<Output = Result<Answer, RootKeyError>>,
+        answer: impl Future<Output = Result<Answer, RootKeyError>>,
     ) -> Result<(Self, Answer), RootKeyError> {
-        match sent.await {
+        match answer.await {
             Ok(answer) => {
                 self.took = Some(self.began.elapsed());
                 Ok((self, answer))
             }
             Err(error) => {
+                if is_not_connected(&error) {
+                    self.did_not_leave();
+                }
                 self.end_as(Outcome::of(&error).name(), None);
                 Err(error)
             }

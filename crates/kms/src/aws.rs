@@ -1,6 +1,8 @@
 //! A root key in AWS KMS.
 
 mod arn;
+mod class;
+mod client;
 mod config;
 mod error;
 
@@ -9,7 +11,6 @@ use std::{collections::HashMap, error::Error, fmt, time::Duration};
 use async_trait::async_trait;
 use aws_sdk_kms::{
     Client,
-    config::{retry::RetryConfig, timeout::TimeoutConfig},
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId,
     primitives::Blob,
@@ -22,15 +23,17 @@ use zeroize::Zeroizing;
 
 use self::{
     arn::KeyArn,
-    error::{Asked, Operation},
+    client::AwsClients,
+    error::{Asked, Operation, never_left},
 };
 pub use self::{
+    class::{AwsErrorClass, class_of as aws_error_class},
     config::AwsKmsConfig,
-    error::{AwsErrorClass, class_of as aws_error_class},
 };
 use crate::{
     attempt::{Attempt, request_id as plain_request_id},
     open::OpenRootError,
+    sent::not_sent,
     uri::{AWS, DEFAULT_TIMEOUT},
 };
 
@@ -56,6 +59,9 @@ const MAX_CIPHERTEXT_BYTES: usize = 6144;
 /// As the AWS SDKs and their command line find them: environment, profile, web identity, container, instance. The region
 /// of an ARN wins over the configured one. `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_KMS` apply.
 ///
+/// # Forks and runtimes
+/// A forked child, and each runtime, has a client with connections of its own; a child reads the AWS configuration again.
+///
 /// # Secrets in memory
 /// What this adapter holds is wiped on drop. The SDK's and the TLS library's buffers, in which plaintext keys travel as JSON,
 /// are freed and not wiped.
@@ -63,7 +69,7 @@ pub struct AwsKmsRootKey {
     id: RootKeyId,
     arn: KeyArn,
     arn_text: String,
-    client: Client,
+    clients: AwsClients,
 }
 
 /// What KMS says about a key.
@@ -88,32 +94,29 @@ impl AwsKmsRootKey {
     /// [`OpenRootError::Malformed`] for a name that is none, [`OpenRootError::Unusable`] without a region, and
     /// [`OpenRootError::Kms`] if the lookup fails.
     pub async fn open(config: AwsKmsConfig) -> Result<Self, OpenRootError> {
-        let client = config.client().await?;
-        Self::with_client(client, &config.key, config.attempt_timeout).await
+        let key = config.key.clone();
+        Self::of(AwsClients::open(config).await?, &key).await
     }
 
     /// Opens the key through a client of yours, whose retries and timeouts are replaced. `key` is what KMS takes as a key
     /// id: ARN, alias ARN, `alias/…` or id; `attempt_timeout` as in [`AwsKmsConfig`].
     ///
+    /// An HTTP client or a provider of credentials that you set on it is shared with other runtimes and forked children.
+    ///
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn with_client(client: Client, key: &str, attempt_timeout: Duration) -> Result<Self, OpenRootError> {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(attempt_timeout)
-            .operation_attempt_timeout(attempt_timeout)
-            // Credentials are fetched within the operation; this bounds that too.
-            .operation_timeout(attempt_timeout.saturating_mul(2))
-            .build();
-        let config =
-            client.config().to_builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
-        let client = Client::from_conf(config);
+        Self::of(AwsClients::given(&client, attempt_timeout), key).await
+    }
+
+    async fn of(clients: AwsClients, key: &str) -> Result<Self, OpenRootError> {
         let arn = match KeyArn::parse(key) {
             Some(arn) => arn,
-            None => look_up(&client, key).await?,
+            None => look_up(&clients.get().await?, key).await?,
         };
         let id = RootKeyId::new(&format!("aws-kms:{}", arn.without_region_if_shared()))
             .map_err(|_| AWS.malformed("the ARN is too long"))?;
-        Ok(Self { id, arn_text: arn.to_string(), arn, client })
+        Ok(Self { id, arn_text: arn.to_string(), arn, clients })
     }
 
     /// The key's ARN.
@@ -126,7 +129,7 @@ impl AwsKmsRootKey {
     /// # Errors
     /// [`RootKeyError`], by class.
     pub async fn describe(&self) -> Result<AwsKeyFacts, RootKeyError> {
-        describe(&self.client, &self.arn_text).await
+        describe(&self.clients.get().await?, &self.arn_text).await
     }
 
     /// One request about this key, and what is made of its answer. `request` is to be boxed: the SDK's futures have
@@ -166,6 +169,9 @@ where
 {
     let attempt = Attempt::begin(AWS.name, operation.name());
     let answer = unlogged(request).await;
+    if answer.as_ref().is_err_and(never_left) {
+        attempt.did_not_leave();
+    }
     let request_id = answer.request_id().map(str::to_owned);
     let asked = Asked { operation, key, request_id: request_id.as_deref() };
     let outcome = match answer {
@@ -217,8 +223,11 @@ impl RootKey for AwsKmsRootKey {
     }
 
     async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        not_sent();
         let request = self
-            .client
+            .clients
+            .get()
+            .await?
             .encrypt()
             .key_id(&self.arn_text)
             .set_encryption_context(pairs(context))
@@ -231,11 +240,14 @@ impl RootKey for AwsKmsRootKey {
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        not_sent();
         if wrapped.is_empty() || wrapped.len() > MAX_CIPHERTEXT_BYTES {
             return Err(RootKeyError::Rejected); // KMS made no such blob, and would call it a malformed request
         }
         let request = self
-            .client
+            .clients
+            .get()
+            .await?
             .decrypt()
             .key_id(&self.arn_text)
             .set_encryption_context(pairs(context))
@@ -250,8 +262,11 @@ impl RootKey for AwsKmsRootKey {
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
+        not_sent();
         let request = self
-            .client
+            .clients
+            .get()
+            .await?
             .generate_data_key()
             .key_id(&self.arn_text)
             .key_spec(DataKeySpec::Aes256)
@@ -272,13 +287,16 @@ impl RootKey for AwsKmsRootKey {
         wrapped_by_other: &[u8],
         context: &RootContext,
     ) -> Result<Option<Vec<u8>>, RootKeyError> {
+        not_sent();
         let Some(source) = from.as_str().strip_prefix("aws-kms:").and_then(KeyArn::parse_id) else { return Ok(None) };
         let Some(source) = source.in_region_of(&self.arn) else { return Ok(None) };
         if wrapped_by_other.is_empty() || wrapped_by_other.len() > MAX_CIPHERTEXT_BYTES {
             return Err(RootKeyError::Rejected);
         }
         let request = self
-            .client
+            .clients
+            .get()
+            .await?
             .re_encrypt()
             .source_key_id(source.to_string())
             .destination_key_id(&self.arn_text)

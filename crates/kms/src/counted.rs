@@ -9,17 +9,19 @@ use std::{
 use async_trait::async_trait;
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 
-use crate::{price::estimated_cost, signals::RootSignals, timer::Timer};
+use crate::{price::estimated_cost, sent::watched, signals::RootSignals, timer::Timer};
 
 /// A root key that counts its attempts by operation and outcome, and times them.
 ///
-/// Right around the adapter, or its deadline, it counts what the provider bills.
+/// Right around the adapter, or its deadline, it counts what the provider bills. Adapters tell of an attempt that ended
+/// before a request was [sent](crate::not_sent), and such a one is [no call](CallStats::kms_calls).
 #[derive(Debug)]
 pub struct Counted<R> {
     root: R,
     signals: Arc<RootSignals>,
     timer: Timer,
     counts: [[AtomicU64; Outcome::ALL.len()]; Operation::ALL.len()],
+    unsent: AtomicU64,
     further: Arc<Further>,
 }
 
@@ -126,6 +128,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallStats {
     counts: [[u64; Outcome::ALL.len()]; Operation::ALL.len()],
+    unsent: u64,
     further: u64,
 }
 
@@ -140,11 +143,18 @@ impl CallStats {
         self.further
     }
 
+    /// How many attempts, beside those of [`Outcome::NotSent`], ended before a request was sent: there was no login or no
+    /// connection, or the adapter refused what no KMS can have wrapped.
+    pub fn unsent(&self) -> u64 {
+        self.unsent
+    }
+
     /// How many requests went to the KMS, whatever became of them.
     pub fn kms_calls(&self) -> u64 {
-        let sent = Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::NotSent);
+        let ended = Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::NotSent);
         let of = |outcome| Operation::ALL.into_iter().map(|operation| self.of(operation, outcome)).sum::<u64>();
-        self.further + sent.map(of).sum::<u64>()
+        // The counters are read one after another: one of them may be ahead.
+        (self.further + ended.map(of).sum::<u64>()).saturating_sub(self.unsent)
     }
 
     /// What those cost, in the currency of `price_per_10_000_calls`. An estimate: some providers bill no throttled calls, and
@@ -167,7 +177,7 @@ impl<R: RootKey> Counted<R> {
 
     pub(crate) fn telling(root: R, signals: Arc<RootSignals>, timer: Timer) -> Self {
         let further = Arc::new(Further { count: AtomicU64::new(0), signals: Arc::clone(&signals) });
-        Self { root, signals, timer, counts: Default::default(), further }
+        Self { root, signals, timer, counts: Default::default(), unsent: AtomicU64::new(0), further }
     }
 
     /// What was counted so far. Attempts under way are not in it.
@@ -175,6 +185,7 @@ impl<R: RootKey> Counted<R> {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         CallStats {
             counts: self.counts.each_ref().map(|outcomes| outcomes.each_ref().map(load)),
+            unsent: load(&self.unsent),
             further: load(&self.further.count),
         }
     }
@@ -193,12 +204,16 @@ impl<R: RootKey> Counted<R> {
             outcome: Outcome::Dropped,
             began: self.timer.now(),
         };
-        let answer = FURTHER.scope(Arc::clone(&self.further), call).await;
+        let (answer, was_sent) = watched(FURTHER.scope(Arc::clone(&self.further), call)).await;
         attempt.outcome = match &answer {
             Ok(done) if is_done(done) => Outcome::Done,
             Ok(_) => Outcome::NotSent,
             Err(error) => Outcome::of(error),
         };
+        if !was_sent && attempt.outcome != Outcome::NotSent {
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+            self.signals.unsent();
+        }
         answer
     }
 }

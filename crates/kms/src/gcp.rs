@@ -25,6 +25,7 @@ use crate::{
     budget::further_request,
     http::{Answer, Http, with_json},
     open::OpenRootError,
+    sent::not_sent,
     uri::GCP,
 };
 
@@ -44,6 +45,9 @@ use crate::{
 /// # Wrapped form
 /// Cloud KMS's ciphertext as it is. The [`RootContext`], [encoded](RootContext::to_aad), is its additional authenticated
 /// data. It does not appear in audit logs, and no policy can match it.
+///
+/// # Forks and runtimes
+/// A forked child, and each runtime, opens connections of its own; a child gets a token of its own too.
 ///
 /// # Secrets in memory
 /// Request and answer bodies, and the service account's key as it is read, are wiped on drop. The buffers of HTTP and TLS
@@ -167,7 +171,7 @@ impl GcpKmsRootKey {
             Operation::Encrypt => &self.encrypt,
             Operation::Decrypt => &self.decrypt,
         };
-        let mut request = self.http.post(url.clone());
+        let mut request = self.http.post(url.clone())?;
         if let Some(token) = token {
             request = request.header(reqwest::header::AUTHORIZATION, token.header());
         }
@@ -196,6 +200,7 @@ impl RootKey for GcpKmsRootKey {
     }
 
     async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        not_sent();
         let (plaintext, aad) = (base64_key::encode(secret), context.to_aad());
         let aad_text = STANDARD.encode(&aad);
         let body = Encrypt {
@@ -225,6 +230,7 @@ impl RootKey for GcpKmsRootKey {
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        not_sent();
         if wrapped.is_empty() || wrapped.len() > MAX_CIPHERTEXT_BYTES {
             return Err(RootKeyError::Rejected);
         }
@@ -252,6 +258,7 @@ impl RootKey for GcpKmsRootKey {
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
+        not_sent();
         let secret = SecretKey::generate()?;
         let wrapped = self.wrap_key(&secret, context).await?;
         Ok(GeneratedKey { secret, wrapped })
@@ -259,6 +266,7 @@ impl RootKey for GcpKmsRootKey {
 
     /// Cloud KMS has no request for it.
     async fn rewrap_key(&self, _: &RootKeyId, _: &[u8], _: &RootContext) -> Result<Option<Vec<u8>>, RootKeyError> {
+        not_sent();
         Ok(None)
     }
 }

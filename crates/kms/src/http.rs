@@ -1,15 +1,17 @@
 //! The REST client that Vault and Google Cloud KMS are reached with.
 
-use std::{borrow::Cow, fmt, path::Path, time::Duration};
+use std::{borrow::Cow, fmt, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use keystrata_hierarchy::RootKeyError;
-use reqwest::{Certificate, RequestBuilder, Url, header, redirect, retry};
+use keystrata_hierarchy::{Cause, RootKeyError};
+use keystrata_memory::ProcessLocal;
+use reqwest::{Certificate, Method, RequestBuilder, Url, header, redirect, retry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{
     attempt::{self, with_request_id},
+    clients::Clients,
     open::OpenRootError,
     text::{Said, chain},
 };
@@ -23,12 +25,21 @@ const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// A client of one service. One request is one attempt: nothing is retried here and no redirect is followed, which would
 /// carry a token to wherever the answer says.
+///
+/// Connections belong to one runtime of one process: another runtime, and a forked child, opens its own.
 #[derive(Clone)]
 pub(crate) struct Http {
-    client: reqwest::Client,
+    clients: Arc<ProcessLocal<Clients<reqwest::Client>>>,
+    settings: Arc<Settings>,
+}
+
+/// What each client is made with.
+struct Settings {
     /// For messages.
     service: &'static str,
     timeout: Duration,
+    ca: Option<Vec<Certificate>>,
+    is_local: bool,
 }
 
 /// An answer's status and body. Of its headers the id of the request alone is kept.
@@ -46,38 +57,37 @@ impl Http {
         ca: Option<&[Certificate]>,
         is_local: bool,
     ) -> Result<Self, OpenRootError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("keystrata/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            // Shorter than the idle timeout of the usual servers and balancers, which would close under a request.
-            .pool_idle_timeout(Duration::from_secs(30));
-        if is_local {
-            builder = builder.no_proxy();
+        let settings = Settings { service, timeout, ca: ca.map(<[_]>::to_vec), is_local };
+        let http = Self { clients: Arc::new(ProcessLocal::new(Clients::new)), settings: Arc::new(settings) };
+        match http.client() {
+            Ok(_) => Ok(http),
+            Err(source) => Err(OpenRootError::Unusable { what: http.settings.no_tls(), source: Some(source) }),
         }
-        if let Some(ca) = ca {
-            builder = builder.tls_certs_only(ca.iter().cloned());
-        }
-        let client = builder.build().map_err(|error| OpenRootError::Unusable {
-            what: format!("TLS for {service} cannot be set up: check the CA file or the system's certificates"),
-            source: Some(Said::cause(&chain(&error))),
-        })?;
-        Ok(Self { client, service, timeout })
+    }
+
+    /// The client of this runtime and process.
+    fn client(&self) -> Result<reqwest::Client, Cause> {
+        self.clients.get().get(|| self.settings.client())
     }
 
     /// Longest time that a request may take.
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+        self.settings.timeout
     }
 
-    pub(crate) fn post(&self, url: Url) -> RequestBuilder {
-        self.client.post(url)
+    pub(crate) fn post(&self, url: Url) -> Result<RequestBuilder, RootKeyError> {
+        self.request(Method::POST, url)
     }
 
-    pub(crate) fn get(&self, url: Url) -> RequestBuilder {
-        self.client.get(url)
+    pub(crate) fn get(&self, url: Url) -> Result<RequestBuilder, RootKeyError> {
+        self.request(Method::GET, url)
+    }
+
+    fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, RootKeyError> {
+        match self.client() {
+            Ok(client) => Ok(client.request(method, url)),
+            Err(source) => Err(RootKeyError::Unavailable { message: self.settings.no_tls(), source: Some(source) }),
+        }
     }
 
     /// Sends a request and reads the answer, whatever its status.
@@ -98,19 +108,19 @@ impl Http {
     }
 
     fn failed(&self, error: reqwest::Error) -> RootKeyError {
-        let service = self.service;
+        let Settings { service, timeout, .. } = &*self.settings;
+        let is_connected = !error.is_connect();
         let message = if error.is_timeout() {
-            format!(
-                "{service} did not answer within {} ms: check the network, then timeout_ms",
-                self.timeout.as_millis()
-            )
-        } else if error.is_connect() {
+            format!("{service} did not answer within {} ms: check the network, then timeout_ms", timeout.as_millis())
+        } else if !is_connected {
             format!("{service} cannot be reached: check the address, the network and the server's certificate")
         } else {
             format!("the connection to {service} broke off: try again later")
         };
         // The address is in the settings, and a path may name an account.
-        RootKeyError::Unavailable { message, source: Some(Said::cause(&chain(&error.without_url()))) }
+        let said = Said::cause(&chain(&error.without_url()));
+        let source: Cause = if is_connected { said } else { Arc::new(NotConnected(said)) };
+        RootKeyError::Unavailable { message, source: Some(source) }
     }
 
     /// An answer that the service would not give.
@@ -119,7 +129,7 @@ impl Http {
     }
 
     fn not_used(&self, request_id: Option<&str>, what: &str) -> RootKeyError {
-        let (service, end) = (self.service, with_request_id(request_id));
+        let (service, end) = (self.settings.service, with_request_id(request_id));
         RootKeyError::unavailable(format!("the answer of {service} is not used: {what}; check the address{end}"))
     }
 
@@ -132,8 +142,43 @@ impl Http {
 
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Http").field("service", &self.service).field("timeout", &self.timeout).finish_non_exhaustive()
+        let Settings { service, timeout, .. } = &*self.settings;
+        f.debug_struct("Http").field("service", service).field("timeout", timeout).finish_non_exhaustive()
     }
+}
+
+impl Settings {
+    fn client(&self) -> Result<reqwest::Client, Cause> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("keystrata/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .connect_timeout(self.timeout)
+            .timeout(self.timeout)
+            // Shorter than the idle timeout of the usual servers and balancers, which would close under a request.
+            .pool_idle_timeout(Duration::from_secs(30));
+        if self.is_local {
+            builder = builder.no_proxy();
+        }
+        if let Some(ca) = &self.ca {
+            builder = builder.tls_certs_only(ca.iter().cloned());
+        }
+        builder.build().map_err(|error| Said::cause(&chain(&error)))
+    }
+
+    fn no_tls(&self) -> String {
+        format!("TLS for {} cannot be set up: check the CA file or the system's certificates", self.service)
+    }
+}
+
+/// The source of the [`RootKeyError::Unavailable`] of a request that found no connection, and so was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotConnected(Cause);
+
+/// Whether `error` is that of a request which was not sent, since there was no connection.
+pub(crate) fn is_not_connected(error: &RootKeyError) -> bool {
+    matches!(error, RootKeyError::Unavailable { source: Some(source), .. } if source.is::<NotConnected>())
 }
 
 impl Answer {

@@ -46,6 +46,8 @@ mod aws;
 mod base64_key;
 mod breaker;
 mod budget;
+#[cfg(any(feature = "aws", feature = "vault", feature = "gcp"))]
+mod clients;
 mod counted;
 #[cfg(feature = "gcp")]
 mod gcp;
@@ -56,12 +58,13 @@ mod local;
 mod open;
 mod price;
 mod retrying;
+mod sent;
 mod signals;
 #[cfg(any(feature = "aws", feature = "vault", feature = "gcp"))]
 mod text;
 mod timed;
 mod timer;
-#[cfg(any(feature = "vault", feature = "gcp"))]
+#[cfg(any(feature = "aws", feature = "vault", feature = "gcp"))]
 mod turn;
 mod uri;
 #[cfg(feature = "vault")]
@@ -83,6 +86,7 @@ pub use self::{
     open::{OpenRootError, check_uri, open},
     price::{ListPrice, estimated_cost},
     retrying::{RetryPolicy, Retrying},
+    sent::not_sent,
     timed::{Timed, TooSlow},
     timer::Timer,
     verify::{VerifyRootError, VerifyStep, verify_root},

@@ -23,6 +23,7 @@ pub(crate) struct RootSignals {
     label: Arc<str>,
     attempts: [[Key; Outcome::ALL.len()]; Operation::ALL.len()],
     seconds: [Key; Operation::ALL.len()],
+    unsent: Key,
     further: Key,
     throttled: Key,
     unavailable: Key,
@@ -42,6 +43,7 @@ impl RootSignals {
             attempts: Operation::ALL.map(|operation| Outcome::ALL.map(|outcome| attempt(operation, outcome))),
             seconds: Operation::ALL
                 .map(|operation| key("keystrata_kms_attempt_seconds", &[("operation", operation.name())])),
+            unsent: key("keystrata_kms_unsent_total", &[]),
             further: key("keystrata_kms_further_requests_total", &[]),
             throttled: key("keystrata_kms_retries_total", &[("reason", "throttled")]),
             unavailable: key("keystrata_kms_retries_total", &[("reason", "unavailable")]),
@@ -60,6 +62,11 @@ impl RootSignals {
             count(recorder, &self.attempts[operation as usize][outcome as usize]);
             observe(recorder, &self.seconds[operation as usize], took);
         });
+    }
+
+    /// One of those that [`attempt`](Self::attempt) tells of was not sent.
+    pub(crate) fn unsent(&self) {
+        with_recorder(|recorder| count(recorder, &self.unsent));
     }
 
     pub(crate) fn further_request(&self) {

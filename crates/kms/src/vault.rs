@@ -29,6 +29,7 @@ use crate::{
     budget::further_request,
     http::{Answer, Http, with_json},
     open::OpenRootError,
+    sent::not_sent,
     turn::Turn,
     uri::VAULT,
 };
@@ -56,6 +57,9 @@ use crate::{
 /// # Rotation
 /// After `bao write -f transit/keys/NAME/rotate` new wraps take the new version, and old ones unwrap until
 /// `min_decryption_version` forbids it. [`rewrap_key`](RootKey::rewrap_key) brings a wrapped key to the new version.
+///
+/// # Forks and runtimes
+/// A forked child, and each runtime, opens connections of its own; a child gets a token of its own too.
 ///
 /// # Secrets in memory
 /// Request and answer bodies are wiped on drop. The buffers of HTTP and TLS below, and the token in a header, are freed and
@@ -245,7 +249,7 @@ impl VaultTransitRootKey {
     ) -> Result<(Attempt, Answer), RootKeyError> {
         let url = self.mount.join(&format!("{}/{}", operation.path(), self.key)).expect("names were checked");
         let capacity = REQUEST_BYTES + request.context.map_or(0, str::len) + request.ciphertext.map_or(0, str::len);
-        let request = with_json(self.login.with_token(self.http.post(url), token), request, capacity);
+        let request = with_json(self.login.with_token(self.http.post(url)?, token), request, capacity);
         let attempt = Attempt::begin(VAULT.name, operation.name());
         attempt.until_answered(self.http.send(request)).await
     }
@@ -269,6 +273,7 @@ impl RootKey for VaultTransitRootKey {
     }
 
     async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
+        not_sent();
         let (plaintext, context) = (base64_key::encode(secret), STANDARD.encode(context.to_aad()));
         let request = Request { plaintext: Some(&plaintext), context: Some(&context), ..Request::EMPTY };
         let used = |answer: &Answer, data: Ciphertext| self.wrapped(answer, &data.ciphertext);
@@ -276,6 +281,7 @@ impl RootKey for VaultTransitRootKey {
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
+        not_sent();
         let ciphertext = ciphertext::to_text(wrapped).ok_or(RootKeyError::Rejected)?;
         let context = STANDARD.encode(context.to_aad());
         let request = Request { ciphertext: Some(&ciphertext), context: Some(&context), ..Request::EMPTY };
@@ -289,6 +295,7 @@ impl RootKey for VaultTransitRootKey {
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
+        not_sent();
         let context = STANDARD.encode(context.to_aad());
         let request = Request { context: Some(&context), bits: Some(256), ..Request::EMPTY };
         let used = |answer: &Answer, data: DataKey| {
@@ -307,6 +314,7 @@ impl RootKey for VaultTransitRootKey {
         wrapped: &[u8],
         context: &RootContext,
     ) -> Result<Option<Vec<u8>>, RootKeyError> {
+        not_sent();
         if *from != self.id {
             return Ok(None);
         }

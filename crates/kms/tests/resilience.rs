@@ -204,6 +204,21 @@ async fn answers_do_not_trip_a_breaker() {
     assert_eq!(root.state(), BreakerState::Open);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_kms_was_not_asked_is_no_probe() {
+    let (world, kms, root) = tripped(MILLISECOND).await;
+    world.pass(SECOND).await;
+    kms.set(Some(Down::IsNotAsked));
+    for _ in 0..3 {
+        assert!(matches!(answer(&world, &root, Duration::ZERO).await, Err(RootKeyError::Rejected)));
+        assert!(root.rewrap_key(kms.id(), b"x", &context("acme")).await.unwrap().is_none());
+        assert_eq!(root.state(), BreakerState::HalfOpen);
+    }
+    kms.says(&down());
+    answer(&world, &root, Duration::ZERO).await.unwrap_err();
+    assert_eq!(root.state(), BreakerState::Open, "that was the probe");
+}
+
 fn retrying(world: &World, kms: &Arc<Kms>, policy: RetryPolicy) -> Arc<Retrying<Arc<Kms>>> {
     Arc::new(Retrying::with_timer(Arc::clone(kms), "test", policy, world.timer.clone()))
 }

@@ -9,7 +9,7 @@ use keystrata_hierarchy::{RootKey, RootKeyError, SecretKey};
 use keystrata_kms::{BreakerPolicy, RetryPolicy};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-use self::common::{MILLISECOND, SECOND, World, context};
+use self::common::{Down, MILLISECOND, SECOND, World, context};
 
 /// The names and labels that the documentation lists: lines of a table that begin with a name in backticks.
 fn documented() -> BTreeSet<(String, BTreeSet<String>)> {
@@ -68,6 +68,9 @@ async fn some_of_everything() {
     call();
     world.pass(30 * SECOND).await;
     kms.sends_twice(false);
+    kms.set(Some(Down::IsNotAsked));
+    call();
+    world.pass(30 * SECOND).await;
     kms.says(&RootKeyError::unavailable("down"));
     call();
     world.pass(10 * MILLISECOND).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_kms::Client;
+use aws_sdk_kms::{Config, config};
 use aws_types::service_config::ServiceConfigKey;
 
 use super::{
@@ -71,8 +71,8 @@ impl AwsKmsConfig {
         Ok(())
     }
 
-    /// A client with the usual AWS configuration.
-    pub(super) async fn client(&self) -> Result<Client, OpenRootError> {
+    /// The usual AWS configuration, with what these settings say.
+    pub(super) async fn load(&self) -> Result<Config, OpenRootError> {
         self.check()?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = region_of(&self.key).or(self.region.as_deref()) {
@@ -112,7 +112,7 @@ impl AwsKmsConfig {
                 source: None,
             });
         }
-        Ok(Client::new(&config))
+        Ok(config::Builder::from(&config).build())
     }
 }
 

@@ -5,6 +5,7 @@ use std::error::Error;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use keystrata_hierarchy::RootKeyError;
 
+use super::class::{AwsErrorClass, class_of_answer};
 use crate::{
     attempt::with_request_id,
     text::{Said, chain, one_line},
@@ -45,91 +46,6 @@ impl Operation {
 
     fn takes_ciphertext(self) -> bool {
         matches!(self, Self::Decrypt | Self::ReEncrypt)
-    }
-}
-
-/// What an error code of KMS means for the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AwsErrorClass {
-    /// [`RootKeyError::Throttled`].
-    Throttled,
-    /// [`RootKeyError::Denied`]: permission is missing.
-    Forbidden,
-    /// [`RootKeyError::Denied`]: the key is not in a state to be used.
-    Unfit,
-    /// [`RootKeyError::Denied`]: there is no such key.
-    NoKey,
-    /// [`RootKeyError::Denied`]: KMS does not accept such a request for this key.
-    Refused,
-    /// [`RootKeyError::Rejected`].
-    Rejected,
-    /// [`RootKeyError::Unavailable`]: credentials are missing, expired or wrong.
-    Credentials,
-    /// [`RootKeyError::Unavailable`]: the clock of this machine or of AWS is off.
-    Clock,
-    /// [`RootKeyError::Unavailable`]: the custom key store that holds the key is disconnected or fails.
-    KeyStore,
-    /// [`RootKeyError::Unavailable`]: KMS or something behind it fails.
-    Down,
-}
-
-/// Sorts an error code and an HTTP status of KMS.
-///
-/// | code | class |
-/// |---|---|
-/// | `ThrottlingException`, `Throttling`, `ThrottledException`, `RequestThrottled`, `RequestThrottledException`, `TooManyRequestsException`, `LimitExceededException`, `RequestLimitExceeded`, `SlowDown`, `BandwidthLimitExceeded`; any other with status 429 | throttled |
-/// | `AccessDeniedException`, `AccessDenied`, `OptInRequired`, `NotAuthorized` | denied: permission |
-/// | `DisabledException`, `KMSInvalidStateException` (pending deletion, pending import) | denied: the key's state |
-/// | `KMSInvalidStateException` whose words are about a custom key store, which this function does not see; `CustomKeyStoreInvalidStateException` | unavailable: the key store |
-/// | `NotFoundException` | denied: no such key |
-/// | `InvalidKeyUsageException`, `InvalidArnException`, `InvalidGrantTokenException`, `UnsupportedOperationException`, `ValidationException`, `DryRunOperationException` | denied: the request |
-/// | `IncorrectKeyException`, `InvalidCiphertextException` | rejected |
-/// | `ExpiredTokenException`, `ExpiredToken`, `UnrecognizedClientException`, `InvalidClientTokenId`, `InvalidSignatureException`, `SignatureDoesNotMatch`, `IncompleteSignature`, `IncompleteSignatureException`, `MissingAuthenticationToken`, `MissingAuthenticationTokenException`, `InvalidAccessKeyId`, `AuthFailure` | unavailable: credentials |
-/// | `RequestExpired`, `RequestTimeTooSkewed` | unavailable: the clock |
-/// | `DependencyTimeoutException`, `KMSInternalException`, `KeyUnavailableException`, `InternalFailure`, `ServiceUnavailable`, every other code, and every answer that has none | unavailable |
-///
-/// Expired credentials are *unavailable* and not *denied*: they are renewed without anybody granting anything, and a key
-/// in the cache stays good meanwhile. `KeyUnavailableException` is AWS's own word for "try again".
-pub fn class_of(code: &str, status: u16) -> AwsErrorClass {
-    use AwsErrorClass as Class;
-    match code {
-        "ThrottlingException"
-        | "Throttling"
-        | "ThrottledException"
-        | "RequestThrottled"
-        | "RequestThrottledException"
-        | "TooManyRequestsException"
-        | "LimitExceededException"
-        | "RequestLimitExceeded"
-        | "SlowDown"
-        | "BandwidthLimitExceeded" => Class::Throttled,
-        "AccessDeniedException" | "AccessDenied" | "OptInRequired" | "NotAuthorized" => Class::Forbidden,
-        "DisabledException" | "KMSInvalidStateException" => Class::Unfit,
-        "CustomKeyStoreInvalidStateException" => Class::KeyStore,
-        "NotFoundException" => Class::NoKey,
-        "InvalidKeyUsageException"
-        | "InvalidArnException"
-        | "InvalidGrantTokenException"
-        | "UnsupportedOperationException"
-        | "ValidationException"
-        | "DryRunOperationException" => Class::Refused,
-        "IncorrectKeyException" | "InvalidCiphertextException" => Class::Rejected,
-        "ExpiredTokenException"
-        | "ExpiredToken"
-        | "UnrecognizedClientException"
-        | "InvalidClientTokenId"
-        | "InvalidSignatureException"
-        | "SignatureDoesNotMatch"
-        | "IncompleteSignature"
-        | "IncompleteSignatureException"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
-        | "InvalidAccessKeyId"
-        | "AuthFailure" => Class::Credentials,
-        "RequestExpired" | "RequestTimeTooSkewed" => Class::Clock,
-        _ if status == 429 => Class::Throttled,
-        _ => Class::Down,
     }
 }
 
@@ -176,9 +92,26 @@ impl Asked<'_> {
     }
 }
 
+/// Whether the request did not leave this machine, as far as the SDK tells: it could not be made or signed, or there was no
+/// connection.
+pub(super) fn never_left<E: Error + 'static>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::ConstructionFailure(_) => true,
+        SdkError::DispatchFailure(_) => {
+            let said = chain(error);
+            is_about_credentials(&said) || said.contains("client error (Connect)")
+        }
+        _ => false,
+    }
+}
+
+fn is_about_credentials(said: &str) -> bool {
+    ["credential", "identity", "token", "profile"].iter().any(|word| said.contains(word))
+}
+
 fn before_answer(operation: Operation, key: &str, error: &(dyn Error + 'static)) -> RootKeyError {
     let said = chain(error);
-    let is_about_credentials = ["credential", "identity", "token", "profile"].iter().any(|word| said.contains(word));
+    let is_about_credentials = is_about_credentials(&said);
     let advice = if is_about_credentials {
         "no usable AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give this machine a role"
     } else {
@@ -197,34 +130,13 @@ struct Told<'a> {
     request: Option<&'a str>,
 }
 
-/// AWS gives one code to a key that somebody scheduled for deletion and to one whose custom key store (`CloudHSM`, or an
-/// external one) does not answer, and tells the two apart in words alone. The second passes when the store is back.
-fn class_of_told(told: &Told<'_>) -> AwsErrorClass {
-    let class = class_of(told.code, told.status);
-    if class == AwsErrorClass::Unfit && told.message.is_some_and(is_about_a_key_store) {
-        return AwsErrorClass::KeyStore;
-    }
-    class
-}
-
-fn is_about_a_key_store(message: &str) -> bool {
-    let message = message.to_ascii_lowercase();
-    let is_about_the_key = ["pending deletion", "pendingdeletion", "pending import", "pendingimport", "disabled"]
-        .iter()
-        .any(|words| message.contains(words));
-    let is_about_a_store = ["key store", "keystore", "cloudhsm", "external key", "xks", "is unavailable"]
-        .iter()
-        .any(|words| message.contains(words));
-    is_about_a_store && !is_about_the_key
-}
-
 fn of_answer(operation: Operation, key: &str, told: &Told<'_>) -> RootKeyError {
     use AwsErrorClass as Class;
     let code = one_line(if told.code.is_empty() { "an error without a code" } else { told.code });
     let end = format!("({operation:?}, {code}, status {}{})", told.status, with_request_id(told.request));
     // KMS's own words, for the classes in which they tell more than the code and cannot hold a part of the request.
     let source = told.message.map(Said::cause);
-    match class_of_told(told) {
+    match class_of_answer(told.code, told.status, told.message) {
         Class::Throttled => RootKeyError::Throttled { message: format!("AWS KMS asks to slow down {end}"), source },
         Class::Forbidden => RootKeyError::Denied {
             message: format!(
@@ -304,32 +216,12 @@ mod tests {
         ] {
             assert!(matches!(of(code, Operation::Decrypt), RootKeyError::Unavailable { .. }), "{code}");
         }
-        assert_eq!(class_of("", 429), AwsErrorClass::Throttled);
-        assert_eq!(class_of("", 503), AwsErrorClass::Down);
     }
 
     #[test]
     fn a_key_whose_store_is_away_is_not_denied() {
-        let told =
-            |message| Told { code: "KMSInvalidStateException", status: 400, message: Some(message), request: None };
-        let of = |message| of_answer(Operation::Decrypt, "arn:k", &told(message));
-        for message in [
-            "The custom key store is disconnected.",
-            "KMS cannot communicate with the external key store proxy.",
-            "The request failed because the AWS CloudHSM cluster is not active.",
-            "arn:k is unavailable.",
-        ] {
-            assert!(matches!(of(message), RootKeyError::Unavailable { .. }), "{message}");
-        }
-        for message in [
-            "arn:k is pending deletion.",
-            "arn:k in a custom key store is pending deletion.",
-            "arn:k is pending import.",
-            "The key is not in a state for this.",
-        ] {
-            assert!(matches!(of(message), RootKeyError::Denied { .. }), "{message}");
-        }
-        assert_eq!(class_of("CustomKeyStoreInvalidStateException", 400), AwsErrorClass::KeyStore);
+        let code = "CustomKeyStoreInvalidStateException";
+        assert!(matches!(of(code, Operation::Decrypt), RootKeyError::Unavailable { .. }));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use keystrata_hierarchy::{GeneratedKey, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey};
 
 use super::{Budget, further::admitted_by};
-use crate::breaker::Gate;
+use crate::{breaker::Gate, sent::watched};
 
 /// A root key whose every call waits for a token of a [`Budget`] first.
 ///
@@ -42,10 +42,15 @@ impl<R: RootKey> Budgeted<R> {
         &self,
         context: &RootContext,
         attempt: impl Future<Output = Result<T, RootKeyError>>,
+        is_done: impl FnOnce(&T) -> bool,
     ) -> Result<T, RootKeyError> {
         self.budget.admit_unless(context, self.gate.as_ref()).await?;
-        let answer = admitted_by(&self.budget, context.demand().urgency(), attempt).await;
+        let call = admitted_by(&self.budget, context.demand().urgency(), attempt);
+        let (answer, was_sent) = watched(call).await;
         match &answer {
+            // The KMS has said nothing of its quota: whoever gives out tokens did, which has another one.
+            _ if !was_sent => {}
+            Ok(declined) if !is_done(declined) => {}
             // Refused here, by another budget say: the KMS has said nothing. Nor has it where there was no answer, or none
             // that makes sense: a KMS that is too slow must not be sent more.
             // What is rejected may have been so without asking.
@@ -69,15 +74,15 @@ impl<R: RootKey> RootKey for Budgeted<R> {
     }
 
     async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
-        self.attempt(context, self.root.wrap_key(secret, context)).await
+        self.attempt(context, self.root.wrap_key(secret, context), |_| true).await
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
-        self.attempt(context, self.root.unwrap_key(wrapped, context)).await
+        self.attempt(context, self.root.unwrap_key(wrapped, context), |_| true).await
     }
 
     async fn generate_key(&self, context: &RootContext) -> Result<GeneratedKey, RootKeyError> {
-        self.attempt(context, self.root.generate_key(context)).await
+        self.attempt(context, self.root.generate_key(context), |_| true).await
     }
 
     async fn rewrap_key(
@@ -86,6 +91,6 @@ impl<R: RootKey> RootKey for Budgeted<R> {
         wrapped: &[u8],
         context: &RootContext,
     ) -> Result<Option<Vec<u8>>, RootKeyError> {
-        self.attempt(context, self.root.rewrap_key(from, wrapped, context)).await
+        self.attempt(context, self.root.rewrap_key(from, wrapped, context), Option::is_some).await
     }
 }

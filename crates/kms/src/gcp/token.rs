@@ -142,11 +142,11 @@ impl Tokens {
                     *assertion
                 );
                 self.http
-                    .post(account.token_url.clone())
+                    .post(account.token_url.clone())?
                     .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(form)
             }
-            Source::Metadata(url) => self.http.get(url.clone()).header("Metadata-Flavor", "Google"),
+            Source::Metadata(url) => self.http.get(url.clone())?.header("Metadata-Flavor", "Google"),
             Source::None => return Err(RootKeyError::unavailable("no credentials are configured")),
         };
         let answer = self.http.send(request).await?;

@@ -16,7 +16,7 @@ use keystrata_hierarchy::{
     Clock, KekId, KekVersion, KeyPath, RootContext, RootKey, RootKeyError, RootKeyId, SecretKey, Suite,
     test_util::{ManualClock, ScriptedRootKey},
 };
-use keystrata_kms::{Budget, Guard, Timer, further_request};
+use keystrata_kms::{Budget, Guard, Timer, further_request, not_sent};
 use keystrata_primitives::KekIdentity;
 use tokio::sync::watch;
 
@@ -101,6 +101,8 @@ pub enum Down {
     Says(RootKeyError),
     /// It takes the request and never answers.
     Hangs,
+    /// Its adapter refuses the call without asking it.
+    IsNotAsked,
 }
 
 /// A KMS with a latency.
@@ -148,6 +150,10 @@ impl Kms {
         match down {
             Some(Down::Hangs) => std::future::pending().await,
             Some(Down::Says(error)) => Err(error),
+            Some(Down::IsNotAsked) => {
+                not_sent();
+                Err(RootKeyError::Rejected)
+            }
             None => {
                 let until = self.world.clock.now().boot + self.latency;
                 let mut ticks = self.world.ticks.subscribe();

@@ -41,7 +41,7 @@ pub(crate) fn client(endpoint: &str) -> Client {
     Client::from_conf(config)
 }
 
-fn strict() -> Client {
+pub(crate) fn strict() -> Client {
     let aws = MockAws::builder().with_service(KmsService::new()).build();
     let config = aws_sdk_kms::Config::builder()
         .behavior_version(BehaviorVersion::latest())

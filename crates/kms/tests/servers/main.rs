@@ -7,14 +7,18 @@
 
 mod aws;
 mod aws_faults;
+mod connections;
 mod engine;
 mod gcp;
 mod gcp_fake;
 mod guarded;
 mod load;
 mod logs;
+mod own_process;
 mod process;
 mod proxy;
+mod tls;
+mod unsent;
 mod vault;
 mod vault_auth;
 mod vault_faults;

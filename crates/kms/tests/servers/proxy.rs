@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     None,
     /// An answer of this status and body.
     Answer(u16, String),
+    /// The status and body that this makes of the request.
+    Made(fn(&str) -> (u16, String)),
     /// The connection ends without an answer.
     Drop,
     /// The request is taken and nothing comes back.
@@ -32,10 +34,36 @@ pub(crate) enum Fault {
 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    fault: Arc<Mutex<Fault>>,
-    /// First lines of the requests that arrived.
-    requests: Arc<Mutex<Vec<String>>>,
+    state: Arc<Mutex<State>>,
     listener: JoinHandle<()>,
+}
+
+struct State {
+    fault: Fault,
+    /// How many requests meet it; all, unless it is said.
+    times: Option<usize>,
+    requests: Vec<Request>,
+}
+
+/// A request that arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// The number of its connection.
+    pub(crate) connection: usize,
+    /// Its first line and its headers.
+    pub(crate) head: String,
+}
+
+impl State {
+    fn meet(&mut self, request: Request) -> Fault {
+        self.requests.push(request);
+        match &mut self.times {
+            Some(0) => return Fault::None,
+            Some(times) => *times -= 1,
+            None => {}
+        }
+        self.fault.clone()
+    }
 }
 
 impl Proxy {
@@ -43,33 +71,50 @@ impl Proxy {
     pub(crate) async fn start(upstream: Option<u16>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (fault, requests) = (Arc::new(Mutex::new(Fault::None)), Arc::<Mutex<Vec<String>>>::default());
-        let (shared, counter) = (Arc::clone(&fault), Arc::clone(&requests));
+        let state = Arc::new(Mutex::new(State { fault: Fault::None, times: None, requests: Vec::new() }));
+        let shared = Arc::clone(&state);
         let listener = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, upstream, Arc::clone(&shared), Arc::clone(&counter)));
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                tokio::spawn(serve(stream, connection, upstream, Arc::clone(&shared)));
             }
         });
-        Self { port, fault, requests, listener }
+        Self { port, state, listener }
     }
 
     pub(crate) fn set(&self, fault: Fault) {
-        *self.fault.lock().unwrap() = fault;
+        let mut state = self.state();
+        (state.fault, state.times) = (fault, None);
     }
 
-    /// Requests that arrived.
+    /// The next `times` requests meet `fault`, and those after them the service.
+    pub(crate) fn set_for(&self, times: usize, fault: Fault) {
+        let mut state = self.state();
+        (state.fault, state.times) = (fault, Some(times));
+    }
+
+    /// How many requests arrived.
     pub(crate) fn requests(&self) -> usize {
-        self.requests_for("")
+        self.state().requests.len()
     }
 
-    /// Requests that arrived and have this in their first line.
+    /// How many requests arrived that have this in their first line.
     pub(crate) fn requests_for(&self, path: &str) -> usize {
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.iter().filter(|line| line.contains(path)).count()
+        let is_for = |request: &&Request| request.head.lines().next().is_some_and(|line| line.contains(path));
+        self.state().requests.iter().filter(is_for).count()
+    }
+
+    /// The requests since there were `since`.
+    pub(crate) fn requests_since(&self, since: usize) -> Vec<Request> {
+        self.state().requests[since..].to_vec()
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,18 +124,17 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(
-    mut client: TcpStream,
-    upstream: Option<u16>,
-    fault: Arc<Mutex<Fault>>,
-    requests: Arc<Mutex<Vec<String>>>,
-) {
+async fn serve(mut client: TcpStream, connection: usize, upstream: Option<u16>, state: Arc<Mutex<State>>) {
     while let Ok(request) = read_message(&mut client).await {
-        let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
-        requests.lock().unwrap().push(line);
-        let fault = fault.lock().unwrap().clone();
+        let text = String::from_utf8_lossy(&request);
+        let head = text.split("\r\n\r\n").next().unwrap_or_default().to_owned();
+        let fault = state.lock().unwrap().meet(Request { connection, head });
         let answer = match fault {
             Fault::Answer(status, body) => canned(status, &body),
+            Fault::Made(make) => {
+                let (status, body) = make(&text);
+                canned(status, &body)
+            }
             Fault::Drop => return,
             Fault::Silence => std::future::pending().await,
             Fault::Cut => {

@@ -95,7 +95,7 @@ impl Desk {
             }
         };
         let body = AppRoleLogin { role_id, secret_id: &secret_id };
-        let request = self.in_namespace(self.http.post(self.url(&format!("auth/{mount}/login"))));
+        let request = self.in_namespace(self.http.post(self.url(&format!("auth/{mount}/login")))?);
         let answer = self.http.send(with_json(request, &body, 128 + role_id.len() + secret_id.len())).await?;
         if !answer.is_success() {
             let what = "the AppRole login failed: check role_id, secret_id and its uses and time left";
@@ -138,7 +138,7 @@ impl Desk {
         let Some(lease) = token.lasts else { return Err(has_ended("log in again")) };
         let can_log_in = matches!(self.credentials, Credentials::AppRole { .. });
         if lease.is_renewable {
-            let request = self.in_namespace(self.http.post(self.url("auth/token/renew-self")));
+            let request = self.in_namespace(self.http.post(self.url("auth/token/renew-self"))?);
             let request = with_json(token.shown_in(request), &serde_json::json!({}), 2);
             let answer = self.http.send(request).await?;
             if answer.is_success() {
@@ -155,7 +155,7 @@ impl Desk {
     }
 
     async fn look_up(&self, token: &Token) -> Result<Answer, RootKeyError> {
-        let request = self.in_namespace(self.http.get(self.url("auth/token/lookup-self")));
+        let request = self.in_namespace(self.http.get(self.url("auth/token/lookup-self"))?);
         self.http.send(token.shown_in(request)).await
     }
 
