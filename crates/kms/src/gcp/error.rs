@@ -3,6 +3,7 @@
 use keystrata_hierarchy::RootKeyError;
 use serde::Deserialize;
 
+use super::token::Source;
 use crate::{
     attempt::with_request_id,
     http::Answer,
@@ -117,6 +118,50 @@ pub(super) fn classify(operation: Operation, key: &str, answer: &Answer) -> Root
     }
 }
 
+/// Why there is no access token, by what the token's endpoint answered: never *denied*, which is about the key.
+///
+/// | answer | class, and what the message says to do |
+/// |---|---|
+/// | 429 | throttled: another quota than that of Cloud KMS |
+/// | `invalid_grant` about `iat`, `exp` or a time frame | unavailable: set this machine's clock |
+/// | `invalid_grant`, `invalid_client`, `unauthorized_client` | unavailable: the account or its key |
+/// | 404 of a metadata server | unavailable: the machine has no service account |
+/// | others | unavailable |
+pub(super) fn no_token(source: &Source, answer: &Answer) -> RootKeyError {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Refusal {
+        error: String,
+        error_description: String,
+    }
+    let Refusal { error, error_description: said } = answer.json().unwrap_or_default();
+    let end = if error.is_empty() {
+        format!("(status {})", answer.status)
+    } else {
+        format!("({}, status {})", one_line(&error), answer.status)
+    };
+    let cause = (!said.is_empty()).then(|| Said::cause(&said));
+    let unavailable = |message: String| RootKeyError::Unavailable { message, source: cause.clone() };
+    match (error.as_str(), answer.status) {
+        (_, 429) => RootKeyError::throttled(format!("Google gives out no more access tokens for now {end}")),
+        // Told apart by words alone: the code is the same as for a wrong key.
+        ("invalid_grant", _) if ["iat", "exp", "timeframe"].iter().any(|word| has_word(&said, word)) => unavailable(
+            format!("Google finds the time of the service account's assertion wrong: set this machine's clock {end}"),
+        ),
+        ("invalid_grant" | "invalid_client" | "unauthorized_client", _) => unavailable(format!(
+            "Google does not accept the service account or its key: see that the account is enabled, or make another key {end}"
+        )),
+        (_, 404) if matches!(source, Source::Metadata(_)) => unavailable(format!(
+            "the metadata server knows no service account: attach one to this machine, or name a credentials_file {end}"
+        )),
+        _ => unavailable(format!("Google gives no access token: try again later, then check the credentials {end}")),
+    }
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part == word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,5 +222,26 @@ mod tests {
     fn a_version_that_is_disabled_concerns_its_records_alone() {
         assert!(matches!(told(Operation::Decrypt, 400, "FAILED_PRECONDITION"), RootKeyError::Rejected));
         assert!(matches!(told(Operation::Encrypt, 400, "FAILED_PRECONDITION"), RootKeyError::Denied { .. }));
+    }
+
+    #[test]
+    fn a_token_that_is_refused_says_whose_fault_it_is() {
+        let machine = Source::Metadata("http://metadata.example/".parse().unwrap());
+        let refusal = |error: &str, said: &str| format!(r#"{{"error":"{error}","error_description":"{said}"}}"#);
+        let skew = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your \
+                    iat and exp values in the JWT claim.";
+        for (status, body, words) in [
+            (400, refusal("invalid_grant", skew), "clock"),
+            (400, refusal("invalid_grant", "Invalid JWT Signature."), "make another key"),
+            (400, refusal("invalid_grant", "Invalid grant: account not found"), "make another key"),
+            (401, refusal("invalid_client", ""), "make another key"),
+            (404, String::new(), "attach one"),
+            (503, "<html>".into(), "later"),
+        ] {
+            let error = no_token(&machine, &Answer::of(status, &body));
+            assert!(matches!(error, RootKeyError::Unavailable { .. }), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert!(matches!(no_token(&Source::None, &Answer::of(429, "")), RootKeyError::Throttled { .. }));
     }
 }

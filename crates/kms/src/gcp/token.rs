@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::service_account::ServiceAccount;
+use super::{error::no_token, service_account::ServiceAccount};
 use crate::{base64_key::SecretText, http::Http, turn::Turn};
 
 /// Where tokens come from.
@@ -151,12 +151,7 @@ impl Tokens {
         };
         let answer = self.http.send(request).await?;
         if !answer.is_success() {
-            return Err(match answer.status {
-                429 => RootKeyError::throttled("Google gives out no more access tokens for now"),
-                status => RootKeyError::unavailable(format!(
-                    "Google gives no access token: check the service account, its key and the clock (status {status})"
-                )),
-            });
+            return Err(no_token(&self.source, &answer));
         }
         let granted: Granted = self.http.parse(&answer)?;
         let text = Zeroizing::new(format!("Bearer {}", *granted.access_token.0));

@@ -6,9 +6,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use keystrata_primitives::{SecretKey, wrap};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -36,12 +40,17 @@ struct State {
     mood: Mood,
     /// The token that is good now.
     token: u64,
+    /// Seconds by which its clock is ahead of this machine's.
+    ahead: i64,
+    /// Whether its metadata server knows of a service account.
+    has_account: bool,
 }
 
 pub(crate) struct FakeKms {
     pub(crate) port: u16,
     state: Arc<Mutex<State>>,
     pub(crate) tokens_given: Arc<AtomicU64>,
+    pub(crate) tokens_refused: Arc<AtomicU64>,
     listener: JoinHandle<()>,
 }
 
@@ -49,15 +58,15 @@ impl FakeKms {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(Mutex::new(State { mood: Mood::Honest, token: 1 }));
-        let tokens_given = Arc::new(AtomicU64::new(0));
-        let (shared, counter) = (Arc::clone(&state), Arc::clone(&tokens_given));
+        let state = Arc::new(Mutex::new(State { mood: Mood::Honest, token: 1, ahead: 0, has_account: true }));
+        let [tokens_given, tokens_refused] = [Arc::<AtomicU64>::default(), Arc::default()];
+        let (shared, counters) = (Arc::clone(&state), [Arc::clone(&tokens_given), Arc::clone(&tokens_refused)]);
         let listener = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (state, counter) = (Arc::clone(&shared), Arc::clone(&counter));
+                let (state, counters) = (Arc::clone(&shared), counters.clone());
                 tokio::spawn(async move {
                     while let Ok(request) = read_message(&mut stream).await {
-                        let (status, body) = answer(&request, &state, &counter);
+                        let (status, body) = answer(&request, &state, &counters);
                         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
                         if stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.is_err() {
                             break;
@@ -66,11 +75,20 @@ impl FakeKms {
                 });
             }
         });
-        Self { port, state, tokens_given, listener }
+        Self { port, state, tokens_given, tokens_refused, listener }
     }
 
     pub(crate) fn set(&self, mood: Mood) {
         self.state.lock().unwrap().mood = mood;
+    }
+
+    pub(crate) fn set_clock(&self, seconds_ahead: i64) {
+        self.state.lock().unwrap().ahead = seconds_ahead;
+    }
+
+    /// Lets the machine have no service account.
+    pub(crate) fn detach_account(&self) {
+        self.state.lock().unwrap().has_account = false;
     }
 
     /// Lets no token that was given before be good.
@@ -85,18 +103,15 @@ impl Drop for FakeKms {
     }
 }
 
-fn answer(request: &[u8], state: &Mutex<State>, tokens_given: &AtomicU64) -> (u16, String) {
+fn answer(request: &[u8], state: &Mutex<State>, counters: &[Arc<AtomicU64>; 2]) -> (u16, String) {
     let text = String::from_utf8_lossy(request);
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let state = state.lock().unwrap();
-    if head.starts_with("POST /token ") {
-        assert!(
-            body.starts_with("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=ey"),
-            "{body}"
-        );
-        tokens_given.fetch_add(1, Ordering::SeqCst);
-        let token = format!("hunter2-{}", state.token);
-        return (200, json!({ "access_token": token, "expires_in": 3600, "token_type": "Bearer" }).to_string());
+    if let Some(answer) = token(head, body, &state) {
+        let [given, refused] = counters;
+        let counter = if answer.0 == 200 { given } else { refused };
+        counter.fetch_add(1, Ordering::SeqCst);
+        return answer;
     }
     let good = format!("authorization: bearer hunter2-{}", state.token);
     if !head.to_ascii_lowercase().lines().any(|line| line == good) {
@@ -133,6 +148,32 @@ fn answer(request: &[u8], state: &Mutex<State>, tokens_given: &AtomicU64) -> (u1
             json!({ "plaintext": STANDARD.encode(secret.expose_secret()), "plaintextCrc32c": checksum.to_string() });
         (200, reply.to_string())
     }
+}
+
+/// An answer to a request for a token.
+fn token(head: &str, body: &str, state: &State) -> Option<(u16, String)> {
+    let granted =
+        json!({ "access_token": format!("hunter2-{}", state.token), "expires_in": 3600, "token_type": "Bearer" });
+    if head.starts_with("GET /computeMetadata/v1/instance/service-accounts/default/token ") {
+        assert!(head.to_ascii_lowercase().contains("\r\nmetadata-flavor: google"), "{head}");
+        return Some(if state.has_account { (200, granted.to_string()) } else { (404, "<html>no such thing".into()) });
+    }
+    if !head.starts_with("POST /token ") {
+        return None;
+    }
+    let assertion =
+        body.strip_prefix("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=").unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let now = i64::try_from(now).unwrap() + state.ahead;
+    let (made, ends) = (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
+    if made > now + 300 || ends < now || ends - made > 3600 {
+        let said = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your \
+                    iat and exp values in the JWT claim.";
+        return Some((400, json!({ "error": "invalid_grant", "error_description": said }).to_string()));
+    }
+    Some((200, granted.to_string()))
 }
 
 fn encrypted(name: &str, ciphertext: &[u8], mood: Mood) -> Value {

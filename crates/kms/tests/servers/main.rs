@@ -10,6 +10,7 @@ mod aws_faults;
 mod connections;
 mod engine;
 mod gcp;
+mod gcp_auth;
 mod gcp_fake;
 mod guarded;
 mod load;
