@@ -1,12 +1,13 @@
 //! What the tests need besides cargo. Everything lands under the target folder; nothing is installed system-wide.
 
+mod moto;
 mod postgres;
 
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::postgres::Postgres;
+pub(crate) use self::{moto::Moto, postgres::Postgres};
 use crate::{
     step::{self, cargo},
     workspace::Workspace,

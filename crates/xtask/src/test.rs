@@ -21,8 +21,11 @@ pub(crate) fn run() -> Result<()> {
     step::run("tests", &mut cargo("test --locked --workspace --all-features"))?;
     simulation()?;
     optimised()?;
-    servers(&workspace)?;
-    examples(&workspace)?;
+    setup::kms_servers(&workspace)?;
+    let postgres = setup::Postgres::start()?;
+    servers(&postgres)?;
+    examples(&workspace, &postgres)?;
+    drop(postgres);
     vectors(&workspace)?;
     loom(&workspace)?;
     address_sanitizer(&workspace)?;
@@ -71,9 +74,7 @@ fn optimised() -> Result<()> {
 }
 
 /// Tests that need a server are ignored ones in a test target named `servers`, and run here, where setup provides it.
-fn servers(workspace: &Workspace) -> Result<()> {
-    setup::kms_servers(workspace)?;
-    let postgres = setup::Postgres::start()?;
+fn servers(postgres: &setup::Postgres) -> Result<()> {
     step::run(
         "tests with servers",
         // Load tests take minutes and mean little unoptimised: `--load` is for them.
@@ -82,15 +83,16 @@ fn servers(workspace: &Workspace) -> Result<()> {
     )
 }
 
-/// Examples assert what they show, so running them tests them.
-fn examples(workspace: &Workspace) -> Result<()> {
+/// Examples assert what they show, so running them tests them. Those that need a server are told where it is.
+fn examples(workspace: &Workspace, postgres: &setup::Postgres) -> Result<()> {
+    // Built as the tests before them were: for one package alone the dependencies have fewer features, and are built anew.
+    step::run("examples", &mut cargo("build --locked --workspace --all-features --examples"))?;
+    let moto = setup::Moto::start(workspace)?;
     for package in workspace.members() {
         for example in package.targets_of("example") {
-            let (package, example) = (&package.name, &example.name);
-            step::run(
-                &format!("example {example}"),
-                &mut cargo(&format!("run --quiet --locked -p {package} --all-features --example {example}")),
-            )?;
+            let mut program = Command::new(workspace.target.join("debug/examples").join(&example.name));
+            program.current_dir(&workspace.root).envs(postgres.environment_of_examples()).envs(moto.environment());
+            step::run(&format!("example {}", example.name), &mut program)?;
         }
     }
     Ok(())

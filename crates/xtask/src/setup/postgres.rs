@@ -37,8 +37,19 @@ impl Postgres {
 
     /// What the tests look for: the URL of the superuser, and the authority that the server's certificate is by.
     pub(crate) fn environment(&self) -> [(&'static str, OsString); 2] {
-        let url = format!("postgres://postgres:{PASSWORD}@localhost:{}/postgres", self.port);
-        [("KEYSTRATA_TEST_POSTGRES", url.into()), ("KEYSTRATA_TEST_POSTGRES_CA", self.folder.join("ca.pem").into())]
+        [
+            ("KEYSTRATA_TEST_POSTGRES", self.url().into()),
+            ("KEYSTRATA_TEST_POSTGRES_CA", self.folder.join("ca.pem").into()),
+        ]
+    }
+
+    /// What the examples look for.
+    pub(crate) fn environment_of_examples(&self) -> [(&'static str, String); 1] {
+        [("KEYSTRATA_EXAMPLE_POSTGRES", format!("{}?sslmode=disable", self.url()))]
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres:{PASSWORD}@localhost:{}/postgres", self.port)
     }
 
     fn set_up(&self) -> Result<()> {
