@@ -78,7 +78,7 @@ pub use self::stream::{AsyncOpener, AsyncSealer, read_header_async};
 pub use self::{
     object_key::ObjectKey,
     rewrap::{RewrapError, rewrap},
-    rewrap_file::{FileRecovery, FileRewrap, RewrapFileError, recover_file, rewrap_file},
+    rewrap_file::{EnvelopeFile, FileRecovery, FileRewrap, RewrapFileError, recover_file, rewrap_file},
     stream::{Opener, Sealer, StreamError, open_range, open_range_from, read_header},
     text::{TEXT_PREFIX, TextError, from_text, to_text},
 };

@@ -39,6 +39,9 @@ pub enum RewrapFileError {
     /// The header changed under the rewrap's lock.
     #[error("the header changed while it was rewrapped, and was left as it is now; try again")]
     Changed,
+    /// The new header is not a rewrap of the one in the file. The file is as it was.
+    #[error("the new header is of another object, and was not written")]
+    OtherObject,
     /// A journal belongs to the object, and the header is none that its rewrap can have left.
     #[error(
         "the header is neither the old nor the new one of the journal {}; if the object opens, remove the journal, else \
@@ -90,18 +93,63 @@ pub enum FileRecovery {
 /// # Errors
 /// [`RewrapFileError`]; the file holds the old or the new header, or a journal that leads to one of them.
 pub fn rewrap_file(path: impl AsRef<Path>, old: &Kek<'_>, new: &Kek<'_>) -> Result<FileRewrap, RewrapFileError> {
-    let mut object = Object::lock(path.as_ref())?;
-    object.recover()?;
-    let header = object.header()?;
+    let file = EnvelopeFile::lock(path)?;
+    let header = file.header();
     let is_done = old.identity.id != new.identity.id
-        && Header::parse_start(&header).is_ok_and(|parsed| parsed.kek_id() == new.identity.id);
+        && Header::parse_start(header).is_ok_and(|parsed| parsed.kek_id() == new.identity.id);
     if is_done {
-        rewrap(new, new, &header)?; // it opens, which is all that is asked
+        rewrap(new, new, header)?; // it opens, which is all that is asked
         return Ok(FileRewrap::AlreadyDone);
     }
-    let rewrapped = rewrap(old, new, &header)?;
-    STEPS.iter().try_for_each(|step| step(&mut object, &header, &rewrapped))?;
+    let rewrapped = rewrap(old, new, header)?;
+    file.replace_header(&rewrapped)?;
     Ok(FileRewrap::Done)
+}
+
+/// The file of an envelope, locked, for a rewrap whose new header comes from elsewhere: from the engine, which hands out no KEK.
+/// [`rewrap_file`] in two halves, with its journal and its rules.
+///
+/// The lock ends when this is dropped.
+#[derive(Debug)]
+pub struct EnvelopeFile {
+    object: Object,
+    header: [u8; HEADER_LEN],
+}
+
+impl EnvelopeFile {
+    /// Locks the file at `path`, brings a rewrap of it that was interrupted to its end, and reads the header. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    /// [`RewrapFileError`]; also if the file does not begin as an envelope does.
+    pub fn lock(path: impl AsRef<Path>) -> Result<Self, RewrapFileError> {
+        let mut object = Object::lock(path.as_ref())?;
+        object.recover()?;
+        let header = object.header()?;
+        Ok(Self { object, header })
+    }
+
+    /// The header as it is in the file.
+    pub fn header(&self) -> &[u8; HEADER_LEN] {
+        &self.header
+    }
+
+    /// The file itself, to be read; it stands somewhere behind its header.
+    pub fn file(&self) -> &File {
+        &self.object.file
+    }
+
+    /// Puts `new`, a [rewrap](rewrap()) of the header, in its place. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`RewrapFileError`]; the file holds the old or the new header, or a journal that leads to one of them.
+    pub fn replace_header(mut self, new: &[u8; HEADER_LEN]) -> Result<(), RewrapFileError> {
+        let outside = |header: &[u8; HEADER_LEN]| [&header[..CHANGED.start], &header[CHANGED.end..]].concat();
+        if outside(new) != outside(&self.header) {
+            return Err(RewrapFileError::OtherObject);
+        }
+        STEPS.iter().try_for_each(|step| step(&mut self.object, &self.header, new))
+    }
 }
 
 /// Brings a rewrap of the file at `path` that was interrupted to its end, without any key.
@@ -124,6 +172,7 @@ const STEPS: [Step; 5] = [
 ];
 
 /// The file of an object, locked.
+#[derive(Debug)]
 struct Object {
     file: File,
     folder: PathBuf,

@@ -212,3 +212,20 @@ fn a_journal_is_found_by_another_name_of_the_file() {
     assert_eq!(recover_file(&link).unwrap(), FileRecovery::Withdrawn);
     fixture.assert_tidy();
 }
+
+#[test]
+fn a_header_from_elsewhere_is_put_in_place_if_it_is_of_the_same_object() {
+    let fixture = Fixture::new();
+    let other = envelope::seal(&fixture.old.kek(), &Context::none(), PLAINTEXT).unwrap();
+    let file = EnvelopeFile::lock(&fixture.path).unwrap();
+    assert!(matches!(EnvelopeFile::lock(&fixture.path), Err(RewrapFileError::Busy)));
+    let refused = file.replace_header(other.first_chunk().unwrap());
+    assert!(matches!(refused, Err(RewrapFileError::OtherObject)));
+    assert_eq!(fs::read(&fixture.path).unwrap(), fixture.sealed);
+
+    let file = EnvelopeFile::lock(&fixture.path).unwrap();
+    let rewrapped = rewrap(&fixture.old.kek(), &fixture.new.kek(), file.header()).unwrap();
+    file.replace_header(&rewrapped).unwrap();
+    assert!(fixture.opens_under(&fixture.new));
+    fixture.assert_tidy();
+}
