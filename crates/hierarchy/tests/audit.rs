@@ -180,6 +180,29 @@ async fn lines_of_json_survive_a_torn_line_and_have_one_writer() {
     assert!(!text.contains("secret"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_share_a_file_write_whole_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    std::fs::write(&path, "{\"action\":\"sh").unwrap(); // as a crash leaves it
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let sink = JsonLinesAudit::open_shared(&path, AuditFsync::Never).unwrap();
+        writers.spawn(async move {
+            let tricky = Tricky::new();
+            let keys = tricky.builder().audit(sink).actor(&"x".repeat(5_000)).build().unwrap();
+            for account in 0..10 {
+                keys.account(format!("{writer}-{account}")).unwrap().seal(b"x", &row(1)).await.unwrap();
+            }
+        });
+    }
+    writers.join_all().await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+    assert_eq!((whole, text.lines().count()), (80, 81));
+    JsonLinesAudit::open(&path, AuditFsync::Never).expect("nobody keeps it");
+}
+
 #[tokio::test]
 async fn the_log_is_a_sink_that_never_fails() {
     let tricky = Tricky::new();

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -18,8 +19,9 @@ use super::{AuditError, AuditEvent, AuditSink};
 /// {"action":"shredded","actor":"alice","at_ms":1800000000000,"failure":null,"kek_id":null,"outcome":"done","path":["acme"],"version":null}
 /// ```
 ///
-/// One writer at a time: the file is locked as long as this lives. A line that a crash left unfinished is ended when the
-/// file is opened again, so that it spoils no other. Rotating the file is for whoever opens it.
+/// One writer at a time: the file is locked as long as this lives, or, if it is [shared](Self::open_shared), for each line. A
+/// line that a crash left unfinished is ended before the next one is written, so that it spoils no other. Rotating the file is
+/// for whoever opens it.
 #[derive(Clone, Debug)]
 pub struct JsonLinesAudit {
     shared: Arc<Shared>,
@@ -29,7 +31,14 @@ pub struct JsonLinesAudit {
 struct Shared {
     file: Mutex<File>,
     fsync: AuditFsync,
+    /// Whether others write to the file too.
+    locks_each_line: bool,
 }
+
+/// How long a line waits for other writers. Theirs take milliseconds; one that never ends has the file to itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it looks whether they are done.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// When a line is safe from a loss of power.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +58,7 @@ impl JsonLinesAudit {
     pub fn open(path: impl AsRef<Path>, fsync: AuditFsync) -> Result<Self, AuditError> {
         let path = path.as_ref();
         let failed = |what: &str, error| AuditError::caused(format!("cannot {what} {}", path.display()), error);
-        let file = OpenOptions::new().create(true).append(true).read(true).open(path);
-        let mut file = file.map_err(|error| failed("open", error))?;
+        let mut file = append_to(path)?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
                 AuditError::new(format!("{} has another writer: give each process a file of its own", path.display()))
@@ -58,8 +66,23 @@ impl JsonLinesAudit {
             TryLockError::Error(error) => failed("lock", error),
         })?;
         end_last_line(&mut file).map_err(|error| failed("write to", error))?;
-        Ok(Self { shared: Arc::new(Shared { file: Mutex::new(file), fsync }) })
+        Ok(Self { shared: Arc::new(Shared { file: Mutex::new(file), fsync, locks_each_line: false }) })
     }
+
+    /// The same for a file that other processes write to in this way too: it is locked for each line, which waits up to 10
+    /// seconds for theirs. For commands that come and go; a service does better with a file of its own.
+    ///
+    /// # Errors
+    /// [`AuditError`] if it cannot be written.
+    pub fn open_shared(path: impl AsRef<Path>, fsync: AuditFsync) -> Result<Self, AuditError> {
+        let file = append_to(path.as_ref())?;
+        Ok(Self { shared: Arc::new(Shared { file: Mutex::new(file), fsync, locks_each_line: true }) })
+    }
+}
+
+fn append_to(path: &Path) -> Result<File, AuditError> {
+    let file = OpenOptions::new().create(true).append(true).read(true).open(path);
+    file.map_err(|error| AuditError::caused(format!("cannot open {}", path.display()), error))
 }
 
 fn end_last_line(file: &mut File) -> io::Result<()> {
@@ -76,6 +99,17 @@ impl Shared {
     fn append(&self, line: &[u8]) -> io::Result<()> {
         // Whole lines only, also after a panic: the line is written in one call.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.locks_each_line {
+            return self.write(&mut file, line);
+        }
+        lock_patiently(&file)?;
+        let written = end_last_line(&mut file).and_then(|()| self.write(&mut file, line));
+        // Closing the file would end the lock too.
+        let _ = file.unlock();
+        written
+    }
+
+    fn write(&self, file: &mut File, line: &[u8]) -> io::Result<()> {
         let written = file.write_all(line);
         if written.is_err() {
             // Of what was written of it nothing must run into the next.
@@ -85,6 +119,17 @@ impl Shared {
         match self.fsync {
             AuditFsync::EachEvent => file.sync_data(),
             AuditFsync::Never => Ok(()),
+        }
+    }
+}
+
+fn lock_patiently(file: &File) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error.into()),
         }
     }
 }
