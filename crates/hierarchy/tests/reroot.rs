@@ -16,7 +16,7 @@ use common::{
 };
 use keystrata_hierarchy::{
     Hierarchy, KekState, KekStore, KeyError, KeyPath, LifecycleError, OpenError, Placement, Reroot, RootContext,
-    RootKey, RootKeyError, RootKeyId, Roots, SecretKey, Wrapper, test_util::ScriptedRootKey,
+    RootKey, RootKeyError, RootKeyId, Roots, SecretKey, Update, Wrapper, test_util::ScriptedRootKey,
 };
 
 fn on(tricky: &Tricky, roots: Roots) -> Hierarchy {
@@ -250,9 +250,9 @@ async fn where_the_kms_rewraps_each_kek_costs_one_call_and_is_verified_on_demand
     new.answers_garbage.store(false, Ordering::SeqCst);
     let acme = on(&tricky, roots()).account("acme").unwrap();
     acme.reroot(Reroot::Add).await.unwrap();
-    assert_eq!((new.calls.load(Ordering::SeqCst), tricky.root.calls() - before), (3 + 1 + 3, 0));
+    assert_eq!((new.calls.load(Ordering::SeqCst), tricky.root.calls() - before), (3 + 3 + 3, 0));
     acme.reroot(Reroot::VerifyAndRetire).await.unwrap();
-    assert_eq!(new.calls.load(Ordering::SeqCst), 3 + 1 + 3 + 3);
+    assert_eq!(new.calls.load(Ordering::SeqCst), 3 + 3 + 3 + 3);
     let there = on(&tricky, Roots::new(new)).account("acme").unwrap();
     there.open(&sealed[2], &row(1)).await.unwrap();
 }
@@ -344,4 +344,23 @@ async fn cached_keks_stay_valid_while_their_wraps_change() {
     tricky.clock.advance(TTL);
     let OpenError::Key(refused) = acme.open(&sealed, &row(1)).await.unwrap_err() else { panic!() };
     assert!(matches!(refused, KeyError::WrongRoot { .. }), "its topology is of yesterday, and it says so: {refused}");
+}
+
+#[tokio::test]
+async fn a_kek_that_cannot_be_had_keeps_no_other_from_its_wrap() {
+    let tricky = Tricky::new();
+    let sealed = three_versions(&tricky).await;
+    let (lost, new) = (Arc::new(ScriptedRootKey::new("test:lost")), Arc::new(ScriptedRootKey::new("test:new")));
+    // The oldest is under a root key that nobody names any more.
+    let path = KeyPath::account("acme").unwrap();
+    let oldest = tricky.store.export(&path).await.unwrap().unwrap().records[0].clone();
+    let mut stray = oldest.clone();
+    stray.wraps[0].wrapper = Wrapper::Root(lost.id().clone());
+    assert_eq!(tricky.store.update(&oldest, &stray).await.unwrap(), Update::Updated);
+    let roots = Roots::builder().current(Arc::clone(&new)).former(Arc::clone(&tricky.root)).build().unwrap();
+    let failed = on(&tricky, roots).account("acme").unwrap().reroot(Reroot::Add).await.unwrap_err();
+    assert!(matches!(failed, LifecycleError::Key(KeyError::WrongRoot { .. })), "{failed}");
+    let counts: Vec<_> = wrappers(&tricky, &path).await.iter().map(Vec::len).collect();
+    assert_eq!(counts, [1, 2, 2]);
+    on(&tricky, Roots::new(new)).account("acme").unwrap().open(&sealed[2], &row(1)).await.unwrap();
 }

@@ -182,7 +182,8 @@ impl Account {
     ///
     /// # Errors
     /// [`LifecycleError::Key`] if a KEK cannot be unwrapped or wrapped, [`TooManyWraps`](LifecycleError::TooManyWraps);
-    /// retiring, [`NotAdded`](LifecycleError::NotAdded). What was done before the error is done.
+    /// retiring, [`NotAdded`](LifecycleError::NotAdded). The first of them, after all KEKs were tried, unless the KMS or
+    /// the store is out of reach. What was done is done.
     pub async fn reroot(&self, step: Reroot) -> Result<Rerooted, LifecycleError> {
         self.engine.reroot(&self.state(), step, &self.actor).await
     }

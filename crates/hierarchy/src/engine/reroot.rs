@@ -129,11 +129,15 @@ impl Engine {
         let deed = Deed::to_all(actor, AuditAction::Rerooted, &account.path);
         let became = |done: &Rerooted| if done.changed > 0 { AuditOutcome::Done } else { AuditOutcome::Unchanged };
         let rerooting = async {
-            let mut done = looked_at(&copy);
+            let (mut done, mut failure) = (looked_at(&copy), None);
             for record in copy.records {
-                self.reroot_kek(account, &aim, record, step, demand, &mut done).await?;
+                // One that cannot be had keeps none of the others from it. While the KMS or the store is away none can.
+                match self.reroot_kek(account, &aim, record, step, demand, &mut done).await {
+                    Err(LifecycleError::Key(error)) if error.is_out_of_reach() => return Err(error.into()),
+                    rerooted => failure = failure.or(rerooted.err()),
+                }
             }
-            Ok(done)
+            failure.map_or(Ok(done), Err)
         };
         self.audited(&deed, rerooting, became).await
     }
