@@ -1,6 +1,8 @@
 //! What can be typed. Help texts are here, checks of values where the values are used.
 
 mod account;
+mod bulk;
+mod life;
 
 use std::{num::NonZeroU32, path::PathBuf};
 
@@ -8,7 +10,11 @@ use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 use keystrata_hierarchy::{Context, KeyPath};
 
-pub(crate) use self::account::{AccountArgs, AccountCommand, AccountStatus, ListArgs, NameArgs, ShredArgs};
+pub(crate) use self::{
+    account::{AccountArgs, AccountCommand, AccountStatus, ListArgs, NameArgs, RotateArgs, ShredArgs},
+    bulk::{JobArgs, RekeyArgs, RerootArgs, RewrapArgs},
+    life::{DestroyArgs, MinVersionArgs, StateArgs},
+};
 use crate::{
     demo::DemoArgs,
     settings::{RootLocation, StoreLocation},
@@ -24,7 +30,8 @@ Examples:
   keystrata account list
 
 Exit status: 0 done; 1 refused or failed, with one line on stderr; 2 wrong usage; 3 done, and something was found that
-somebody has to look after (root verify, store check, store copy).";
+somebody has to look after (account recover, account rotate --older-than, rekey, reroot, rewrap, root verify, store check,
+store copy).";
 
 /// Seals and opens many accounts' data with a handful of KMS calls.
 ///
@@ -63,7 +70,10 @@ pub(crate) enum Command {
     Seal(SealArgs),
     Open(OpenArgs),
     Inspect(InspectArgs),
+    Rewrap(RewrapArgs),
+    Rekey(RekeyArgs),
     Account(AccountArgs),
+    Reroot(RerootArgs),
     Root(RootArgs),
     Store(StoreArgs),
     Demo(DemoArgs),
@@ -78,11 +88,20 @@ impl Command {
             Self::Seal(_) => "seal",
             Self::Open(_) => "open",
             Self::Inspect(_) => "inspect",
+            Self::Rewrap(_) => "rewrap",
+            Self::Rekey(_) => "rekey",
+            Self::Reroot(_) => "reroot",
             Self::Account(AccountArgs { command }) => match command {
                 AccountCommand::List(_) => "account list",
                 AccountCommand::Show(_) => "account show",
                 AccountCommand::Create(_) => "account create",
                 AccountCommand::Rotate(_) => "account rotate",
+                AccountCommand::Enable(_) => "account enable",
+                AccountCommand::OpenOnly(_) => "account open-only",
+                AccountCommand::Disable(_) => "account disable",
+                AccountCommand::MinVersion(_) => "account min-version",
+                AccountCommand::DestroyVersion(_) => "account destroy-version",
+                AccountCommand::Recover(_) => "account recover",
                 AccountCommand::Shred(_) => "account shred",
             },
             Self::Root(RootArgs { command: RootCommand::Verify { .. } }) => "root verify",
@@ -110,12 +129,19 @@ pub(crate) struct SettingsArgs {
     /// Where the wrapped KEKs are kept: sqlite:PATH
     #[arg(long, global = true, value_name = "URI", env = "KEYSTRATA_STORE", hide_env_values = true)]
     pub(crate) store: Option<StoreLocation>,
-    /// The root key that wraps them: local:PATH, aws-kms:…, vault-transit:… or gcp-kms:…
+    /// The root key that wraps them: local:PATH, aws-kms:…, vault-transit:… or gcp-kms:…. Repeat it for more, each of which wraps
+    /// every KEK
     #[arg(long, global = true, value_name = "URI", env = "KEYSTRATA_ROOT")]
-    pub(crate) root: Option<RootLocation>,
+    pub(crate) root: Vec<RootLocation>,
     /// A root key that wrapped KEKs before: they still open, and nothing new is wrapped by it. Repeat it for more
     #[arg(long, global = true, value_name = "URI")]
     pub(crate) former_root: Vec<RootLocation>,
+    /// A root key for emergencies: it wraps every new KEK, and only `account recover` unwraps by it
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) recovery_root: Option<RootLocation>,
+    /// Append what is done to accounts to this file, as lines of JSON. What cannot be recorded is not done
+    #[arg(long, global = true, value_name = "FILE", env = "KEYSTRATA_AUDIT")]
+    pub(crate) audit: Option<PathBuf>,
     /// How many calls a second this command may send to a root key in a KMS; required for one, ignored for local:PATH
     #[arg(long, global = true, value_name = "N", env = "KEYSTRATA_KMS_RATE")]
     pub(crate) kms_rate: Option<NonZeroU32>,
@@ -254,7 +280,7 @@ pub(crate) struct RootArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RootCommand {
-    /// Try out every root key of the settings, former ones included
+    /// Try out every root key of the settings, former ones included, and not the recovery root
     ///
     /// Five calls to each: generates and wraps a key, unwraps both, and makes sure that another account's context opens neither.
     /// Says which permission is missing. Stores nothing.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     kms::{KmsBudget, KmsLimits},
-    settings::{RootLocation, StoreLocation},
+    settings::{RootLocation, StoreLocation, below},
 };
 
 /// Its name in the current folder.
@@ -22,8 +22,11 @@ pub(crate) const DEFAULT_NAME: &str = "keystrata.toml";
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) store: Option<StoreLocation>,
-    pub(crate) root: Option<RootLocation>,
+    /// The current ones, in order; none if the file names none.
+    pub(crate) roots: Vec<RootLocation>,
     pub(crate) former_roots: Vec<RootLocation>,
+    pub(crate) recovery_root: Option<RootLocation>,
+    pub(crate) audit: Option<PathBuf>,
     pub(crate) kms: KmsLimits,
 }
 
@@ -34,13 +37,33 @@ struct Content {
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    root: Option<String>,
+    root: Option<OneOrMore>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     former_roots: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_root: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kms_rate: Option<NonZeroU32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kms_burst: Option<NonZeroU32>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(untagged, expecting = "root: expected a URI or a list of URIs")]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(all) => all,
+        }
+    }
 }
 
 impl ConfigFile {
@@ -69,15 +92,19 @@ impl ConfigFile {
             anyhow!("line {line}: {}", error.message())
         })?;
         let store = content.store.map(|text| text.parse::<StoreLocation>().map_err(|error| anyhow!("store: {error}")));
-        let root = content.root.map(|text| text.parse::<RootLocation>().map_err(|error| anyhow!("root: {error}")));
-        let former = content.former_roots.iter().map(|text| match text.parse::<RootLocation>() {
-            Ok(root) => Ok(root.within(folder)),
-            Err(error) => Err(anyhow!("former_roots: {error}")),
-        });
+        let roots = |name: &'static str, uris: &[String]| {
+            let root = |uri: &String| match uri.parse::<RootLocation>() {
+                Ok(root) => Ok(root.within(folder)),
+                Err(error) => Err(anyhow!("{name}: {error}")),
+            };
+            uris.iter().map(root).collect::<Result<Vec<_>>>()
+        };
         Ok(Self {
-            former_roots: former.collect::<Result<_>>()?,
             store: store.transpose()?.map(|store| store.within(folder)),
-            root: root.transpose()?.map(|root| root.within(folder)),
+            roots: roots("root", content.root.as_ref().map_or(&[], OneOrMore::all))?,
+            former_roots: roots("former_roots", &content.former_roots)?,
+            recovery_root: roots("recovery_root", content.recovery_root.as_slice())?.pop(),
+            audit: content.audit.map(|path| below(folder, &path)),
             kms: KmsLimits { rate: content.kms_rate, burst: content.kms_burst },
         })
     }
@@ -99,11 +126,13 @@ impl ConfigFile {
                 StoreLocation::Sqlite(path) => format!("sqlite:{}", seen_from(&folder, path)?),
                 StoreLocation::Server(uri) => uri.clone(),
             }),
-            root: Some(match root {
+            root: Some(OneOrMore::One(match root {
                 RootLocation::Local(path) => format!("local:{}", seen_from(&folder, path)?),
                 RootLocation::Kms(uri) => uri.clone(),
-            }),
+            })),
             former_roots: Vec::new(),
+            recovery_root: None,
+            audit: None,
             kms_rate: budget.map(|budget| budget.rate),
             kms_burst: budget.map(|budget| budget.burst),
         };
@@ -150,11 +179,16 @@ mod tests {
     fn paths_start_at_the_folder_of_the_file() {
         let file = parse("store = \"sqlite:keys.db\"\nroot = \"local:/etc/root.key\"\n").unwrap();
         assert_eq!(file.store.unwrap().to_string(), "sqlite:conf/keys.db");
-        assert_eq!(file.root.unwrap().to_string(), "local:/etc/root.key");
+        assert_eq!(file.roots[0].to_string(), "local:/etc/root.key");
         assert!(parse("").unwrap().store.is_none() && parse("").unwrap().former_roots.is_empty());
         let file = parse("former_roots = [\"local:old.key\", \"local:/older.key\"]").unwrap();
         let former: Vec<_> = file.former_roots.iter().map(ToString::to_string).collect();
         assert_eq!(former, ["local:conf/old.key", "local:/older.key"]);
+        let file = parse("root = [\"local:a.key\", \"local:b.key\"]\nrecovery_root = \"local:c.key\"\naudit = \"log\"")
+            .unwrap();
+        let all: Vec<_> = file.roots.iter().chain(&file.recovery_root).map(ToString::to_string).collect();
+        assert_eq!(all, ["local:conf/a.key", "local:conf/b.key", "local:conf/c.key"]);
+        assert_eq!(file.audit, Some("conf/log".into()));
     }
 
     #[test]
@@ -168,6 +202,10 @@ mod tests {
             "store = 1",
             "\nstore = \"mysql:x\"",
             "root = \"x\"",
+            "root = 1",
+            "root = [\"local:a\", \"x\"]",
+            "recovery_root = \"x\"",
+            "audit = 1",
             "former_roots = [\"x\"]",
             "[a]\nb=1",
         ] {
@@ -202,7 +240,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("store = \"sqlite:sub/keys.db\""), "{text}");
         let file = ConfigFile::load(Some(&path)).unwrap().unwrap();
-        assert_eq!((file.store, file.root), (Some(store.clone()), Some(root.clone())));
+        assert_eq!((file.store, file.roots), (Some(store.clone()), vec![root.clone()]));
 
         assert!(ConfigFile::create(&path, &store, &root, None).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);

@@ -4,17 +4,22 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::{Context, Result, bail};
 
-/// Goes on only if whoever runs this writes `name`: typed at the terminal below `plan`, or given as `--yes-i-mean`.
+/// Goes on only if whoever runs this writes `name`, which is `whose` (the name of account, say): typed at the terminal below
+/// `plan`, or given as `--yes-i-mean`.
 ///
 /// # Errors
 /// If another name was given, or none and nobody is at a terminal to be asked.
-pub(crate) fn by_name(plan: &str, name: &str, given: Option<&str>) -> Result<()> {
+pub(crate) fn by_name(plan: &str, whose: &str, name: &str, given: Option<&str>) -> Result<()> {
+    let same = |given: &str| {
+        if given == name { Ok(()) } else { bail!("{given:?} is not {whose} {name}: nothing was done") }
+    };
     if let Some(given) = given {
-        return same(given, name);
+        return same(given);
     }
     require_terminal(&format!("--yes-i-mean {}", shell_word(name)))?;
     let question = format!("{plan}\nType {name} to go on: ");
-    same(&ask(&mut io::stdin().lock(), &mut io::stderr(), &question)?, name)
+    // To the byte: no other spelling of a name is meant.
+    same(&ask(&mut io::stdin().lock(), &mut io::stderr(), &question)?)
 }
 
 /// Goes on only if whoever runs this answers `yes` to `question` at the terminal, or gave `--yes`.
@@ -47,11 +52,6 @@ fn ask(input: &mut impl BufRead, output: &mut impl Write, question: &str) -> Res
     Ok(answer.strip_suffix('\n').unwrap_or(&answer).to_owned())
 }
 
-/// To the byte: no other spelling of a name is meant.
-fn same(given: &str, name: &str) -> Result<()> {
-    if given == name { Ok(()) } else { bail!("{given:?} is not the name of account {name}: nothing was done") }
-}
-
 /// `name` as a shell reads it back.
 fn shell_word(name: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._@:=+-/%".contains(c);
@@ -71,13 +71,12 @@ mod tests {
 
     #[test]
     fn only_the_very_name_is_a_confirmation() {
-        assert!(same(&answer(b"acme\n"), "acme").is_ok());
-        assert!(same(&answer(b"acme"), "acme").is_ok());
+        let same = |given: &str| by_name("", "the name of account", "acme", Some(given));
+        assert!(same(&answer(b"acme\n")).is_ok());
+        assert!(same(&answer(b"acme")).is_ok());
         for input in [&b""[..], b"\n", b"yes\n", b"Acme\n", b"acme \n", b" acme\n", b"acme/billing\n"] {
-            assert!(same(&answer(input), "acme").is_err(), "{input:?}");
+            assert!(same(&answer(input)).is_err(), "{input:?}");
         }
-        assert!(by_name("", "acme", Some("acme")).is_ok());
-        assert!(by_name("", "acme", Some("yes")).is_err());
     }
 
     #[test]

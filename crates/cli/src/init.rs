@@ -15,7 +15,7 @@ use crate::{
     args::{InitArgs, SettingsArgs},
     config::{self, ConfigFile},
     keys::{self, OpenRoot},
-    kms::{GuardedRoot, KmsBudget, KmsLimits},
+    kms::{GuardedRoot, KmsBudget, KmsLimits, Work},
     output,
     settings::{RootLocation, StoreLocation, below},
 };
@@ -55,7 +55,16 @@ impl Plan {
             Some(store) => store,
             None => StoreLocation::Sqlite(below(&folder, Path::new("keystrata.db"))),
         };
-        let root = match choose("root", settings.root.as_ref(), file.as_ref().map(|file| &file.root), &config)? {
+        let given_root = match &settings.root[..] {
+            [] => None,
+            [root] => Some(root),
+            _ => bail!(
+                "one root key is made or tried out here: give one --root, and write the others into {}",
+                config.display()
+            ),
+        };
+        let root_in_file = file.as_ref().map(|file| file.roots.first().cloned());
+        let root = match choose("root", given_root, root_in_file.as_ref(), &config)? {
             Some(root) => root,
             None => RootLocation::Local(below(&folder, Path::new("keystrata.key"))),
         };
@@ -93,7 +102,7 @@ impl Plan {
         let existing_root = if self.make_root {
             None
         } else {
-            Some(keys::open_root(&self.root, self.budget.map(KmsBudget::shared).as_ref()).await?)
+            Some(keys::open_root(&self.root, self.budget.map(|budget| budget.shared(Work::Few)).as_ref()).await?)
         };
         if let Some(OpenRoot::Kms(root)) = &existing_root {
             // Now, while somebody looks who can grant what is missing.

@@ -11,6 +11,9 @@ use crate::settings::RootLocation;
 /// Longer than an adapter takes that keeps to the longest `timeout_ms` of its URI, for a token and a request with it.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(130);
 
+/// Longer than some dozens of accounts wait for each other at one call a second.
+const BULK_WAIT: Duration = Duration::from_secs(3_600);
+
 /// What flags, variables or the settings file say, each of which may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KmsLimits {
@@ -57,11 +60,37 @@ impl KmsLimits {
     }
 }
 
+/// What a command has to do with a KMS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A few calls that somebody waits for.
+    Few,
+    /// Calls by the thousand, none of which is urgent.
+    Bulk,
+}
+
 impl KmsBudget {
     /// The budget itself, for all root keys of one command together.
-    pub(crate) fn shared(self) -> Arc<Budget> {
-        Arc::new(Budget::per_second(self.rate, self.burst).named("cli"))
+    pub(crate) fn shared(self, work: Work) -> Arc<Budget> {
+        let budget = Budget::per_second(self.rate, self.burst).named("cli");
+        Arc::new(match work {
+            Work::Few => budget,
+            // All of its calls are in the background, so nothing need be left for a foreground; and none is given up that
+            // waits for its turn, however small the rate.
+            Work::Bulk => budget.foreground_share(0.0).max_wait(BULK_WAIT),
+        })
     }
+}
+
+/// How many calls `roots` sent to a KMS and what they cost; `None` if none of them is in one.
+pub(crate) fn calls<'a>(roots: impl IntoIterator<Item = &'a GuardedRoot>) -> Option<(u64, Option<f64>)> {
+    let mut all = None;
+    for root in roots {
+        let (calls, usd) = all.unwrap_or((0, None));
+        let more = root.estimated_usd();
+        all = Some((calls + root.kms_calls(), more.map(|more| more + usd.unwrap_or(0.0)).or(usd)));
+    }
+    all
 }
 
 /// Puts the budget, retries, a breaker and deadlines around `root`.

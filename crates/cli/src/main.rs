@@ -3,19 +3,27 @@
 
 mod account;
 mod args;
+mod audit;
 mod completions;
 mod config;
 mod confirm;
 mod demo;
 mod failure;
+mod files;
+mod findings;
 mod init;
 mod input;
 mod inspect;
+mod job;
 mod keys;
 mod kms;
+mod no_root;
 mod open;
 mod output;
 mod progress;
+mod rekey;
+mod reroot;
+mod rewrap;
 mod root;
 mod seal;
 mod settings;
@@ -58,11 +66,14 @@ async fn run(Args { command, settings }: Args) -> Result<Outcome> {
     let done = match command {
         Command::Store(args) => return store::run(&args, &settings).await,
         Command::Root(args) => return root::run(&args, &settings).await,
+        Command::Account(args) => return account::run(&args, &settings).await,
+        Command::Rewrap(args) => return rewrap::run(&args, &settings).await,
+        Command::Rekey(args) => return rekey::run(&args, &settings).await,
+        Command::Reroot(args) => return reroot::run(&args, &settings).await,
         Command::Init(args) => init::run(&args, &settings).await,
         Command::Seal(args) => seal::run(&args, &settings).await,
         Command::Open(args) => open::run(&args, &settings).await,
         Command::Inspect(args) => inspect::run(&args),
-        Command::Account(args) => account::run(&args, &settings).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Completions(args) => completions::run(&args),
     };

@@ -25,7 +25,7 @@ pub(crate) async fn run(args: &OpenArgs, settings: &SettingsArgs) -> Result<()> 
 }
 
 /// Adds what to do here where the library's message, which does not know of a command, cannot say it.
-fn with_advice(error: OpenError) -> Error {
+pub(crate) fn with_advice(error: OpenError) -> Error {
     match error {
         OpenError::Envelope(error) => failure::of_envelope(error),
         OpenError::Rejected => {

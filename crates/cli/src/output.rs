@@ -45,19 +45,8 @@ impl Output {
             Content::Plaintext => 0o600,
             Content::Envelope => 0o666, // less the umask, as any new file
         };
-        let temporary = tempfile::Builder::new()
-            .prefix(".keystrata-")
-            .suffix(".tmp")
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(folder_of(&target))
-            .map_err(|error| {
-                // Its own text names the temporary file, of which the user knows nothing.
-                let cause = match error.kind() {
-                    io::ErrorKind::NotFound => "its folder does not exist".to_owned(),
-                    kind => kind.to_string(),
-                };
-                anyhow!("{} cannot be written: {cause}; choose another --output", path.display())
-            })?;
+        let temporary = beside(&target, mode)
+            .map_err(|error| anyhow!("{} cannot be written: {error}; choose another --output", path.display()))?;
         Ok(Self::File { temporary, target })
     }
 
@@ -82,6 +71,21 @@ pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
+/// An empty file in the folder of `target`, that is to take its place; removed when dropped.
+pub(crate) fn beside(target: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let folder = folder_of(target);
+    let temporary = tempfile::Builder::new()
+        .prefix(".keystrata-")
+        .suffix(".tmp")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder);
+    // Its own text names the temporary file, of which the user knows nothing.
+    temporary.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), "its folder does not exist"),
+        kind => kind.into(),
+    })
+}
+
 /// The file that writing to `path` means: behind a link, the one it leads to.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let about = match fs::metadata(path) {
@@ -98,7 +102,9 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("{} cannot be written", path.display()))
 }
 
-fn replace(mut temporary: NamedTempFile, target: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes `bytes` to `temporary`, and puts it in the place of `target` in one step. On disk when this returns; after an error
+/// `target` is as it was before.
+pub(crate) fn replace(mut temporary: NamedTempFile, target: &Path, bytes: &[u8]) -> io::Result<()> {
     temporary.write_all(bytes)?;
     temporary.as_file().sync_all()?;
     temporary.persist(target)?;

@@ -17,8 +17,20 @@ pub(crate) async fn over_accounts(store: &Arc<dyn KekStore>, what: &'static str)
     while heads.next().await?.is_some() {
         accounts += 1;
     }
-    bar.set_length(accounts);
-    let style = "{msg} {wide_bar} {pos}/{len} accounts, {eta} left";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    set_length(&bar, accounts, "{msg} {wide_bar} {pos}/{len} accounts, {eta} left");
     Ok(bar)
+}
+
+/// A bar over so many files, where there is one.
+pub(crate) fn over_files(files: usize, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    if !bar.is_hidden() {
+        set_length(&bar, files as u64, "{msg} {wide_bar} {pos}/{len} files, {eta} left");
+    }
+    bar
+}
+
+fn set_length(bar: &ProgressBar, length: u64, style: &str) {
+    bar.set_length(length);
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
 }

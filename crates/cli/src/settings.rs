@@ -14,7 +14,7 @@ use keystrata_store::{OpenStoreError, StoreUri};
 use crate::{
     args::SettingsArgs,
     config::ConfigFile,
-    kms::{KmsBudget, KmsLimits},
+    kms::{KmsBudget, KmsLimits, Work},
 };
 
 /// Where the wrapped KEKs are.
@@ -169,35 +169,23 @@ impl SettingsArgs {
         given.or(file.unwrap_or_default()).budget_for(root)
     }
 
-    /// The root key to use.
+    /// The root keys to use.
     ///
     /// # Errors
-    /// If nothing names one, or the settings file cannot be read.
-    pub(crate) fn root(&self) -> Result<RootLocation> {
-        if let Some(root) = &self.root {
-            return Ok(root.clone());
+    /// If nothing names a current one, or the settings file cannot be read.
+    pub(crate) fn roots(&self) -> Result<RootLocations> {
+        let is_all_given = !self.root.is_empty() && !self.former_root.is_empty() && self.recovery_root.is_some();
+        let file = if is_all_given { None } else { ConfigFile::load(self.config.as_deref())? };
+        let (roots, former_roots, recovery_root) =
+            file.map_or_else(Default::default, |file| (file.roots, file.former_roots, file.recovery_root));
+        let given = |given: &[RootLocation], in_file| if given.is_empty() { in_file } else { given.to_vec() };
+        let (current, former) = (given(&self.root, roots), given(&self.former_root, former_roots));
+        // On the day of need it is named as a former one, and then it is one.
+        let recovery = self.recovery_root.clone().or(recovery_root).filter(|root| !self.former_root.contains(root));
+        let roots = RootLocations { current, former, recovery };
+        if roots.current.is_empty() {
+            bail!("{}", not_named("root key", "--root local:PATH (or another URI)", "KEYSTRATA_ROOT"));
         }
-        match ConfigFile::load(self.config.as_deref())?.and_then(|file| file.root) {
-            Some(root) => Ok(root),
-            None => bail!("{}", not_named("root key", "--root local:PATH (or another URI)", "KEYSTRATA_ROOT")),
-        }
-    }
-}
-
-/// The root keys to use.
-impl SettingsArgs {
-    /// The current one first, then former ones.
-    ///
-    /// # Errors
-    /// As [`root`](Self::root).
-    pub(crate) fn roots(&self) -> Result<Vec<RootLocation>> {
-        let mut roots = vec![self.root()?];
-        let former = if self.former_root.is_empty() {
-            ConfigFile::load(self.config.as_deref())?.map(|file| file.former_roots).unwrap_or_default()
-        } else {
-            self.former_root.clone()
-        };
-        roots.extend(former);
         Ok(roots)
     }
 
@@ -205,13 +193,41 @@ impl SettingsArgs {
     ///
     /// # Errors
     /// As [`kms_budget`](Self::kms_budget).
-    pub(crate) fn shared_budget(&self, roots: &[RootLocation]) -> Result<Option<Arc<Budget>>> {
-        for root in roots {
+    pub(crate) fn shared_budget(&self, roots: &RootLocations, work: Work) -> Result<Option<Arc<Budget>>> {
+        for root in roots.all() {
             if let Some(budget) = self.kms_budget(root)? {
-                return Ok(Some(budget.shared()));
+                return Ok(Some(budget.shared(work)));
             }
         }
         Ok(None)
+    }
+
+    /// Where what is done to accounts is recorded, if anywhere.
+    ///
+    /// # Errors
+    /// If the settings file cannot be read.
+    pub(crate) fn audit(&self) -> Result<Option<PathBuf>> {
+        match &self.audit {
+            Some(path) => Ok(Some(path.clone())),
+            None => Ok(ConfigFile::load(self.config.as_deref())?.and_then(|file| file.audit)),
+        }
+    }
+}
+
+/// The root keys that the settings name.
+#[derive(Clone, Debug)]
+pub(crate) struct RootLocations {
+    /// Each wraps every KEK; at least one.
+    pub(crate) current: Vec<RootLocation>,
+    /// They unwrap what they wrapped before.
+    pub(crate) former: Vec<RootLocation>,
+    /// It wraps every KEK, and unwraps when an operator says so.
+    pub(crate) recovery: Option<RootLocation>,
+}
+
+impl RootLocations {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &RootLocation> {
+        self.current.iter().chain(&self.former).chain(&self.recovery)
     }
 }
 

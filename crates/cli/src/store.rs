@@ -4,19 +4,12 @@ mod check;
 mod copy;
 mod upkeep;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-use keystrata_hierarchy::KeyPath;
-use serde_json::{Value, json};
 
-use crate::{
-    account::segments,
-    args::SettingsArgs,
-    failure::{self, Outcome},
-    settings::StoreLocation,
-};
+use crate::{args::SettingsArgs, failure::Outcome, settings::StoreLocation};
 
 /// Check, copy, back up or migrate a KEK store
 #[derive(Debug, clap::Args)]
@@ -148,73 +141,4 @@ pub(crate) async fn run(args: &StoreArgs, settings: &SettingsArgs) -> Result<Out
         StoreCommand::Backup(args) => upkeep::backup(args, settings).await.map(|()| Outcome::Done),
         StoreCommand::Migrate(args) => upkeep::migrate(args, settings).await.map(|()| Outcome::Done),
     }
-}
-
-/// The first few things of each kind, and the number of all: there may be a million.
-struct Examples {
-    most: usize,
-    kinds: BTreeMap<&'static str, usize>,
-    kept: Vec<Example>,
-}
-
-struct Example {
-    path: KeyPath,
-    kek_id: Option<String>,
-    kind: &'static str,
-    message: String,
-}
-
-impl Examples {
-    fn new(most: usize) -> Self {
-        Self { most, kinds: BTreeMap::new(), kept: Vec::new() }
-    }
-
-    fn add(&mut self, example: Example) {
-        let count = self.kinds.entry(example.kind).or_default();
-        *count += 1;
-        if *count <= self.most {
-            self.kept.push(example);
-        }
-    }
-
-    fn text(&self) -> String {
-        let line = |example: &Example| {
-            let kek = example.kek_id.as_ref().map_or_else(String::new, |id| format!(", KEK {id}"));
-            failure::one_line(&format!("{:26}account {}{kek}: {}", example.kind, example.path, example.message)) + "\n"
-        };
-        self.kept.iter().map(line).collect()
-    }
-
-    fn json(&self) -> Vec<Value> {
-        let entry = |example: &Example| {
-            json!({
-                "account": segments(&example.path),
-                "kek_id": example.kek_id,
-                "kind": example.kind,
-                "message": example.message,
-            })
-        };
-        self.kept.iter().map(entry).collect()
-    }
-
-    /// `3 unknown-root, 1 no-primary`.
-    fn counts(&self) -> String {
-        let counts: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        counts.join(", ")
-    }
-}
-
-/// An error and its causes, as one text.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Some errors print as their cause does.
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -51,6 +51,8 @@ pub(super) fn status(head: &PathHead) -> AccountStatus {
     match (&head.primary, head.tombstone) {
         (_, Some(_)) => AccountStatus::Shredded,
         (Some(primary), None) if primary.state == KekState::Disabled => AccountStatus::Disabled,
+        // Its primary all the same: see docs/lifecycle.md.
+        (Some(primary), None) if primary.state == KekState::Retired => AccountStatus::OpenOnly,
         (Some(_), None) => AccountStatus::Enabled,
         (None, None) => AccountStatus::NoPrimary,
     }

@@ -1,10 +1,15 @@
 //! `keystrata account …`.
 
-use std::num::NonZeroU64;
+use std::{num::NonZeroU64, time::Duration};
 
 use clap::{Subcommand, ValueEnum};
 
-/// List, show, create, rotate or shred accounts
+use super::{
+    bulk::JobArgs,
+    life::{ConfirmArgs, DestroyArgs, MinVersionArgs, StateArgs, duration},
+};
+
+/// List, show, create and rotate accounts, say what they may do, and end them
 #[derive(Debug, clap::Args)]
 pub(crate) struct AccountArgs {
     #[command(subcommand)]
@@ -33,16 +38,80 @@ Examples:
 
 With --json, keys: account [segments], kek_id, version, suite, created_at.")]
     Create(NameArgs),
-    /// Make a new KEK the account's primary: new objects are sealed under it, old ones still open
+    Rotate(RotateArgs),
+    /// Let an account seal and open again, with every version of its KEK that is not destroyed
     ///
-    /// Processes that use the account seal under the new KEK within 30 seconds.
+    /// From whichever state. Needs no root key, as the other two.
+    #[command(after_help = STATE_HELP)]
+    Enable(StateArgs),
+    /// Let an account open and not seal: a tenant who has left and may still fetch what is his
+    ///
+    /// Processes that use the account seal no more within 30 seconds. Nothing is lost; `account enable` undoes it.
+    #[command(after_help = STATE_HELP)]
+    OpenOnly(NameArgs),
+    /// Let an account neither seal nor open, until it is enabled or opens only
+    ///
+    /// Processes that seal for the account stop within 30 seconds, others when the time to live of the KEK that they hold is over.
+    /// KEKs of other accounts that it wraps cannot be had either. Nothing is lost; `account enable` undoes it.
+    #[command(after_help = STATE_HELP)]
+    Disable(StateArgs),
+    MinVersion(MinVersionArgs),
+    DestroyVersion(DestroyArgs),
+    /// Get an account's KEKs by the recovery root key, and wrap them by the current ones
+    ///
+    /// For the day on which the root keys that wrapped them are gone, and only then: name a new one as `root` first. The recovery
+    /// root is used for unwrapping by this command alone; it wraps every new KEK. KEKs that it did not wrap cannot be had. For all
+    /// accounts at once, name it as a former root of `keystrata reroot --add`.
     #[command(after_help = "\
 Examples:
-  keystrata account rotate acme
+  keystrata account recover acme
+  keystrata account recover acme --root local:new.key --recovery-root local:recovery.key
 
-With --json, keys: account [segments], kek_id, version, suite, created_at.")]
-    Rotate(NameArgs),
+Exit status: 0 the current root keys wrap all KEKs now; 3 some they do not.
+
+With --json, keys: account [segments], recovered, keks (all but destroyed ones), wrapped (by the current root keys), failed [{kek_id,
+error}].")]
+    Recover(NameArgs),
     Shred(ShredArgs),
+}
+
+const STATE_HELP: &str = "\
+Examples:
+  keystrata account open-only acme
+  keystrata account disable acme
+  keystrata account disable acme --version 1
+  keystrata account enable acme billing   (a path of two segments)
+
+With --json, keys: account [segments], version (null for all), status (of the account), changed (false if it was so before).";
+
+/// Make a new KEK the account's primary: new objects are sealed under it, old ones still open
+///
+/// Processes that use the account seal under the new KEK within 30 seconds. With --older-than it is done to all accounts whose
+/// primary is at least so old; those that do not seal, and shredded ones, are passed over. Calls are made in the background then,
+/// within the budget.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keystrata account rotate acme
+  keystrata account rotate --older-than 90d --dry-run
+  keystrata account rotate --older-than 90d --checkpoint rotate.checkpoint
+
+Exit status with --older-than: 0 all of them are rotated; 3 some accounts failed; 1 it did not come to its end.
+
+With --json, keys: account [segments], kek_id, version, suite, created_at; with --older-than: dry_run, accounts, changed, unchanged,
+failed, examples [{account [segments], kek_id, kind, message}], kms {calls, estimated_usd} (null where no root key is in a KMS).")]
+pub(crate) struct RotateArgs {
+    /// The account; further segments of a path follow, outermost first
+    #[arg(value_name = "NAME", required_unless_present = "older_than", conflicts_with = "older_than")]
+    pub(crate) account: Vec<String>,
+    /// All accounts whose primary was made at least so long ago, as in 90d
+    #[arg(long, value_name = "AGE", value_parser = duration)]
+    pub(crate) older_than: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) job: JobArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// List accounts with the KEK that new objects are sealed under; needs no root key
@@ -80,6 +149,8 @@ pub(crate) struct ListArgs {
 pub(crate) enum AccountStatus {
     /// Seals and opens
     Enabled,
+    /// Opens and does not seal
+    OpenOnly,
     /// Its primary is disabled: seals nothing until it is enabled again
     Disabled,
     /// Its KEKs were destroyed, and its path is not used again
@@ -95,6 +166,7 @@ impl AccountStatus {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Enabled => "enabled",
+            Self::OpenOnly => "open-only",
             Self::Disabled => "disabled",
             Self::Shredded => "shredded",
             Self::NoPrimary => "no-primary",
@@ -128,18 +200,15 @@ Examples:
   keystrata account shred acme
   keystrata account shred acme billing --yes-i-mean acme/billing   (a path of two segments)
 
-With --json, keys: account [segments], dry_run, already, shredded_at, keks (their number); with --dry-run also kek_ids,
-both null where a record cannot be read.")]
+With --json, keys: account [segments], dry_run, already, shredded_at, keks (their number), stranded (accounts that another process
+put below it in that very moment: reroot them while it lives); with --dry-run instead of stranded kek_ids, null as keks where a
+record cannot be read.")]
 pub(crate) struct ShredArgs {
     /// The account; further segments of a path follow, outermost first
     #[arg(value_name = "NAME", required = true)]
     pub(crate) account: Vec<String>,
-    /// Destroy nothing, and tell what would be
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// The account's name as `account list` shows it, instead of typing it at the terminal
-    #[arg(long, value_name = "ACCOUNT")]
-    pub(crate) yes_i_mean: Option<String>,
+    #[command(flatten)]
+    pub(crate) confirm: ConfirmArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -9,43 +9,48 @@ use keystrata_hierarchy::{
 use keystrata_kms::ListPrice;
 use serde_json::{Value, json};
 
-use super::{CheckArgs, Example, Examples, chain};
+use super::CheckArgs;
 use crate::{
     args::SettingsArgs,
     confirm,
     failure::Outcome,
-    keys::{self, OpenRoot},
+    findings::{Example, Examples, chain},
+    keys::{self, OpenRoot, OpenRoots},
+    kms::{self, Work},
     output, progress,
 };
 
 pub(super) async fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<Outcome> {
     let location = settings.store()?;
-    let roots = if args.any_root { Vec::new() } else { keys::open_roots(settings).await.with_context(any_root)? };
+    let roots =
+        if args.any_root { None } else { Some(keys::open_roots(settings, Work::Bulk).await.with_context(any_root)?) };
     let store = keys::open_store(&location).await?;
     let mut examples = Examples::new(args.examples);
 
-    let ids: Vec<RootKeyId> = roots.iter().map(|root| root.key().id().clone()).collect();
+    let ids = roots.as_ref().map(|roots| roots.all().map(|root| root.key().id().clone()).collect::<Vec<RootKeyId>>());
     let bar = progress::over_accounts(&store, "checking").await?;
-    let expected = if args.any_root { None } else { Some(&ids[..]) };
-    let looked = check_store(&store, expected, |event| note(&mut examples, event, || bar.inc(1))).await;
+    let looked = check_store(&store, ids.as_deref(), |event| note(&mut examples, event, || bar.inc(1))).await;
     bar.finish_and_clear();
     if looked.is_err() && !args.json {
         output::print(&examples.text())?; // what was found until then is worth knowing
     }
     let looked = looked?;
 
-    let tried = if args.unwrap { Some(try_all(args, &store, &roots, looked, &mut examples).await?) } else { None };
-    let findings = looked.findings + tried.map_or(0, |tried| tried.findings);
+    let tried = match roots.as_ref().filter(|_| args.unwrap) {
+        Some(roots) => Some((try_all(args, &store, roots, looked, &mut examples).await?, roots)),
+        None => None,
+    };
+    let findings = looked.findings + tried.map_or(0, |(tried, _)| tried.findings);
     if args.json {
         output::print_json(&json!({
             "store": location.to_string(), "clean": findings == 0,
             "accounts": looked.accounts, "shredded": looked.shredded, "keks": looked.keks,
             "root_wraps": looked.root_wraps, "parent_wraps": looked.parent_wraps,
             "findings": findings, "kinds": examples.kinds, "examples": examples.json(),
-            "unwrap": tried.map(|tried| unwrap_json(tried, &roots)),
+            "unwrap": tried.map(|(tried, roots)| unwrap_json(tried, roots)),
         }))?;
     } else {
-        output::print(&text(&examples, looked, tried, findings)?)?;
+        output::print(&text(&examples, looked, tried.map(|(tried, _)| tried), findings)?)?;
     }
     Ok(if findings == 0 { Outcome::Done } else { Outcome::Findings })
 }
@@ -70,24 +75,24 @@ fn note(examples: &mut Examples, event: CheckEvent, on_account: impl FnOnce()) {
 async fn try_all(
     args: &CheckArgs,
     store: &Arc<dyn KekStore>,
-    roots: &[OpenRoot],
+    roots: &OpenRoots,
     looked: CheckReport,
     examples: &mut Examples,
 ) -> Result<UnwrapReport> {
-    let in_kms = roots.iter().any(|root| matches!(root, OpenRoot::Kms(_)));
-    if in_kms && looked.root_wraps > 0 {
+    let is_in_kms = roots.in_kms().next().is_some();
+    if is_in_kms && looked.root_wraps > 0 {
         confirm::go_on(&format!("{}.", cost(roots, looked.root_wraps)), args.yes)?;
     }
     let bar = progress::over_accounts(store, "unwrapping").await?;
-    let keys: Vec<Arc<dyn RootKey>> = roots.iter().map(OpenRoot::key).collect();
+    let keys: Vec<Arc<dyn RootKey>> = roots.unwrapping().map(OpenRoot::key).collect();
     let tried = unwrap_all(store, &keys, |event| note(examples, event, || bar.inc(1))).await;
     bar.finish_and_clear();
     Ok(tried?)
 }
 
 /// As if all of them went to the dearest, since it is not known which wraps how many.
-fn cost(roots: &[OpenRoot], calls: u64) -> String {
-    let prices = roots.iter().filter_map(|root| ListPrice::of(root.key().id()));
+fn cost(roots: &OpenRoots, calls: u64) -> String {
+    let prices = roots.unwrapping().filter_map(|root| ListPrice::of(root.key().id()));
     let dearest = prices.max_by(|one, other| one.usd_per_10_000_calls.total_cmp(&other.usd_per_10_000_calls));
     let usd = dearest.map_or_else(String::new, |price| {
         let usd = keystrata_kms::estimated_cost(calls, price.usd_per_10_000_calls);
@@ -114,16 +119,8 @@ fn text(examples: &Examples, looked: CheckReport, tried: Option<UnwrapReport>, f
     Ok(text)
 }
 
-fn unwrap_json(tried: UnwrapReport, roots: &[OpenRoot]) -> Value {
-    let guarded = roots.iter().filter_map(|root| match root {
-        OpenRoot::Kms(root) => Some(root),
-        OpenRoot::Local(_) => None,
-    });
-    let (mut calls, mut usd) = (0, None);
-    for root in guarded {
-        calls += root.kms_calls();
-        usd = root.estimated_usd().map(|more| more + usd.unwrap_or(0.0)).or(usd);
-    }
+fn unwrap_json(tried: UnwrapReport, roots: &OpenRoots) -> Value {
+    let (calls, usd) = kms::calls(roots.in_kms()).unwrap_or_default();
     json!({
         "root_wraps": tried.root_wraps, "parent_wraps": tried.parent_wraps,
         "unwrapped": tried.unwrapped, "findings": tried.findings,

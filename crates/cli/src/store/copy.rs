@@ -6,8 +6,13 @@ use anyhow::{Result, bail};
 use keystrata_hierarchy::{CopyEvent, CopyMode, CopyReport, KekStore, MemoryKekStore, copy_store};
 use serde_json::json;
 
-use super::{CopyArgs, Example, Examples, chain};
-use crate::{failure::Outcome, keys, output, progress, settings::StoreLocation};
+use super::CopyArgs;
+use crate::{
+    failure::Outcome,
+    findings::{Example, Examples, chain},
+    keys, output, progress,
+    settings::StoreLocation,
+};
 
 pub(super) async fn run(args: &CopyArgs) -> Result<Outcome> {
     if is_same(&args.from, &args.to) {

@@ -7,6 +7,7 @@ use std::{
     process::Output,
 };
 
+use keystrata_hierarchy::RootKey;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -118,6 +119,30 @@ impl Site {
         line.to_owned()
     }
 
+    /// Makes one more root key, in a file of that name.
+    pub(crate) fn root_key(&self, name: &str) {
+        keystrata_kms::LocalRootKey::create(self.path(name)).unwrap();
+    }
+
+    /// The id of the root key in that file.
+    pub(crate) fn root_id(&self, name: &str) -> String {
+        keystrata_kms::LocalRootKey::open(self.path(name)).unwrap().id().to_string()
+    }
+
+    /// What wraps each KEK of an account, oldest first.
+    #[track_caller]
+    pub(crate) fn wraps(&self, account: &str) -> Vec<Vec<String>> {
+        let shown = self.json(&["account", "show", account, "--json"]);
+        let keks = shown["keks"].as_array().unwrap().iter();
+        keks.map(|kek| serde_json::from_value(kek["wrapped_by"].clone()).unwrap()).collect()
+    }
+
+    /// The status of an account.
+    #[track_caller]
+    pub(crate) fn status(&self, account: &str) -> String {
+        self.json(&["account", "show", account, "--json"])["status"].as_str().unwrap().to_owned()
+    }
+
     /// Runs SQL on the store behind the command's back.
     pub(crate) fn sql(&self, sql: &str) {
         self.sql_on("keystrata.db", sql);
@@ -152,7 +177,8 @@ impl Site {
 
 /// The tester's own settings must not reach the test's command.
 fn without_settings(command: &mut std::process::Command) {
-    for variable in ["KEYSTRATA_STORE", "KEYSTRATA_ROOT", "KEYSTRATA_KMS_RATE", "KEYSTRATA_KMS_BURST"] {
+    let names = ["STORE", "ROOT", "KMS_RATE", "KMS_BURST", "AUDIT"];
+    for variable in names.map(|name| format!("KEYSTRATA_{name}")) {
         command.env_remove(variable);
     }
 }

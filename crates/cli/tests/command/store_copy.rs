@@ -19,7 +19,7 @@ fn counts(facts: &Value) -> [u64; 5] {
 }
 
 /// A site with an account that was rotated, one that was shredded and a plain one; and an envelope of the first.
-fn three() -> (Site, Vec<u8>) {
+pub(crate) fn three() -> (Site, Vec<u8>) {
     let site = Site::new();
     let sealed = site.ok(&["seal", "--account", "acme"], SECRET);
     site.ok(&["account", "rotate", "acme"], b"");

@@ -61,6 +61,26 @@ fn makes_seals_and_opens(root: &str, id: &str, variables: &[(&str, String)]) {
     assert_eq!(checked["unwrap"]["unwrapped"], 1);
     // With Vault the first call asks whether the key is derived.
     assert_eq!(checked["unwrap"]["kms_calls"], if is_aws { 1 } else { 2 });
+    moves_away(run, root, folder.path());
+}
+
+/// From the root key in the service to one in a file: a call for each KEK, and none to retire.
+fn moves_away(run: impl Fn(&[&str]) -> assert_cmd::Command, root: &str, folder: &Path) {
+    keystrata_kms::LocalRootKey::create(folder.join("near.key")).unwrap();
+    let moving = ["--root", "local:near.key", "--former-root", root, "--json"];
+    let json = |arguments: &[&str]| {
+        let output = run(&[arguments, &moving[..]].concat()).unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let plan = json(&["reroot", "--add", "--dry-run"]);
+    assert_eq!((&plan["added"], &plan["kms"]["calls"]), (&1.into(), &0.into()), "{plan}");
+    let added = json(&["reroot", "--add", "--from", root, "--checkpoint", "job"]);
+    // With Vault the first call asks whether the key is derived.
+    let calls = added["kms"]["calls"].as_u64().unwrap();
+    assert_eq!((&added["added"], &added["failed"]), (&1.into(), &0.into()), "{added}");
+    assert!((1..=2).contains(&calls), "{added}");
+    let retired = json(&["reroot", "--retire", "--yes-i-mean", "local:near.key"]);
+    assert_eq!((&retired["dropped"], &retired["kms"]["calls"]), (&1.into(), &0.into()), "{retired}");
 }
 
 /// What the command says when it fails: one line.
@@ -177,6 +197,25 @@ fn postgres_is_named_by_its_url() {
     run(&["account", "shred", "gone", "--yes-i-mean", "gone"]).unwrap();
     let checked = json(&["store", "check", "--unwrap", "--json"]);
     assert_eq!((&checked["clean"], &checked["accounts"]), (&true.into(), &3.into()), "{checked}");
+
+    // Every state, and all accounts under another root key.
+    for (state, status) in [("open-only", "open-only"), ("disable", "disabled"), ("enable", "enabled")] {
+        let changed = json(&["account", state, "globex", "--json"]);
+        assert_eq!((&changed["status"], &changed["changed"]), (&status.into(), &true.into()), "{changed}");
+    }
+    let given_up = json(&["account", "min-version", "globex", "--version", "1", "--json"]);
+    assert_eq!(given_up["changed"], false, "{given_up}");
+    keystrata_kms::LocalRootKey::create(folder.path().join("new.key")).unwrap();
+    let moving = ["--root", "local:new.key", "--former-root", "local:root.key", "--json"];
+    let added = json(&[&["reroot", "--add", "--checkpoint", "job"], &moving[..]].concat());
+    assert_eq!((&added["accounts"], &added["added"]), (&2.into(), &3.into()), "{added}");
+    let retire = ["reroot", "--verify-and-retire", "--yes-i-mean", "local:root.key", "--json"];
+    assert_eq!(json(&retire)["dropped"], 3);
+    std::fs::write(folder.path().join("envelope"), &sealed).unwrap();
+    assert_eq!(json(&["rewrap", "--account", "acme", "envelope", "--json"])["changed"], 1);
+    assert_eq!(run(&["open", "--account", "acme", "envelope"]).unwrap().stdout, SECRET);
+    let plan = json(&["account", "rotate", "--older-than", "0s", "--dry-run", "--json"]);
+    assert_eq!((&plan["changed"], &plan["kms"]), (&2.into(), &Value::Null), "{plan}");
 
     // Out of it, and back into another schema.
     let other = url.replace("command_", "command_other_");
