@@ -157,9 +157,11 @@ impl Account {
 
     /// Unwraps all KEKs of the account by its [recovery root](crate::RootsBuilder::recovery), the newest first, and keeps them
     /// in memory for their time to live. For an operator, when the account's other root keys are lost; nothing else here
-    /// asks a recovery root to unwrap. What denials of the other root keys are remembered for the account are forgotten.
+    /// asks a recovery root to unwrap. While any of them is in memory, denials by the other root keys that are remembered keep
+    /// the account from nothing that it can do with these.
     ///
-    /// One call for each KEK. They open and seal as others do, and are not renewed ahead of their end. One that cannot be had
+    /// One call for each KEK. They open and seal as others do, and are not renewed ahead of their end, nor
+    /// replaced for their age or use; a denial by another root key does not end them. One that cannot be had
     /// is told in [`Recovered::failed`] and keeps none of the others from being recovered.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! shard, for well under a microsecond and whatever the number of KEKs: there are as many shards as keep each small.
 
 mod account;
+mod authority;
 mod kek;
 mod lineage;
 mod shard;
@@ -30,6 +31,7 @@ use secrecy::ExposeSecret;
 
 pub(crate) use self::{
     account::AccountState,
+    authority::{Authority, How, RootNumber, RootNumbers},
     kek::{CachedKek, Life, Parentage},
     lineage::{Lineage, Warrant},
 };
@@ -328,7 +330,12 @@ impl KekCache {
 
     /// Whether any KEK of the account is here.
     pub(crate) fn holds_any(&self, path: &KeyPath) -> bool {
-        self.shared.shard(path).holds_any(path)
+        self.shared.shard(path).of_account(path).next().is_some()
+    }
+
+    /// Whether any KEK of the account is here that its recovery root unwrapped.
+    pub(crate) fn holds_recovered(&self, path: &KeyPath, now: Moment) -> bool {
+        self.shared.shard(path).of_account(path).any(|kek| kek.is_recovered() && kek.is_live(now))
     }
 
     /// Overwrites one KEK now.
@@ -355,20 +362,25 @@ impl KekCache {
     }
 
     fn invalidate_account(&self, path: &KeyPath) -> usize {
-        let (account, taken) = self.shared.shard(path).take_account(path);
+        let (account, taken) = self.shared.shard(path).take_account(path, |_| true);
         drop(account);
         self.shared.overwrite(&taken)
     }
 
-    /// Overwrites the KEKs of an account and all that rest on them, unless the account was invalidated since `epoch`; gives
-    /// their number and the epoch from now on.
-    pub(crate) fn invalidate_since(&self, account: &AccountState, epoch: Epoch) -> Option<(usize, Epoch)> {
+    /// Overwrites the KEKs of an account that fall, and all that rest on the account's, unless it was invalidated since
+    /// `epoch`; gives their number and the epoch from now on. What loads that are under way bring is worth nothing.
+    pub(crate) fn invalidate_since(
+        &self,
+        account: &AccountState,
+        epoch: Epoch,
+        falls: impl Fn(&CachedKek) -> bool,
+    ) -> Option<(usize, Epoch)> {
         let (listed, taken) = {
             let mut shard = self.shared.shard(&account.path);
             if self.epoch(account) != epoch {
                 return None;
             }
-            shard.take_account(&account.path)
+            shard.take_account(&account.path, falls)
         };
         drop(listed);
         let mut overwritten = self.shared.overwrite(&taken);

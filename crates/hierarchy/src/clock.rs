@@ -63,6 +63,11 @@ impl Nanos {
         let after = nanos(after);
         Self { boot: self.boot.saturating_add(after), real: self.real.saturating_add(after) }
     }
+
+    /// This moment `before` sooner, on both clocks.
+    pub(crate) fn before(self, before: u64) -> Self {
+        Self { boot: self.boot.saturating_sub(before), real: self.real.saturating_sub(before) }
+    }
 }
 
 impl From<Moment> for Nanos {

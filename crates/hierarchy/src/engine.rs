@@ -43,7 +43,7 @@ use self::{
     wraps::Unwrapped,
 };
 use crate::{
-    cache::{AccountState, CachedKek, Epoch, KekCache, Life, Lineage, Parentage},
+    cache::{AccountState, Authority, CachedKek, Epoch, KekCache, Life, Lineage, Parentage, RootNumbers},
     clock::{Clock, Moment, Nanos, nanos},
     error::KeyError,
     flight::Flights,
@@ -105,14 +105,20 @@ pub(crate) struct Engine {
     local: ProcessLocal<Local>,
 }
 
+/// A KEK above others: the primary, or that of an id.
+type Above = (KeyPath, Option<KekId>, Epoch);
+
 /// The part that belongs to one process.
 struct Local {
     cache: KekCache,
     kek_loads: Arc<Flights<(KeyPath, KekId, Epoch), Arc<CachedKek>>>,
     primary_loads: Arc<Flights<(KeyPath, Epoch), Arc<CachedKek>>>,
+    /// Of KEKs above others, for those alone who wait for them at the time.
+    once_loads: Arc<Flights<Above, Arc<OneTimeKek>>>,
     creations: Arc<Flights<KeyPath, Arc<KekRecord>>>,
     rotations: Arc<Flights<(KeyPath, Option<KekId>), KekVersion>>,
     refusals: Refusals,
+    root_numbers: RootNumbers,
     refreshes: Arc<Refreshes>,
     chance: Mutex<fastrand::Rng>,
     waits: Arc<Waits<Load>>,
@@ -125,9 +131,11 @@ impl Local {
             cache: KekCache::new(clock, config.memory.clone(), config.capacity, signals),
             kek_loads: Flights::new(),
             primary_loads: Flights::new(),
+            once_loads: Flights::new(),
             creations: Flights::new(),
             rotations: Flights::new(),
             refusals: Refusals::new(),
+            root_numbers: RootNumbers::default(),
             refreshes: Arc::default(),
             chance: Mutex::new(config.jitter_seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
             waits: Waits::new(),
@@ -140,10 +148,11 @@ impl Local {
 pub(crate) enum UsableKek {
     /// One of the cache's. It may be overwritten before its user comes round to it.
     Cached(Arc<CachedKek>),
-    Once(Box<OneTimeKek>),
+    Once(Arc<OneTimeKek>),
 }
 
-/// A KEK for a single operation, that no cache has seen. Wiped on drop.
+/// A KEK for a single operation, or for the loads of several that waited for it together, that no cache has seen. Wiped on
+/// drop.
 pub(crate) struct OneTimeKek {
     identity: KekIdentity,
     derived: DerivedKek,
@@ -151,6 +160,7 @@ pub(crate) struct OneTimeKek {
     deadline: Nanos,
     /// By boot time: when a root key was asked for it, or for what is above it.
     requested_at: u64,
+    authority: Authority,
     lineage: Option<Arc<Lineage>>,
 }
 
@@ -176,11 +186,12 @@ impl UsableKek {
 impl OneTimeKek {
     /// Not for longer than `ttl`, nor than what unwrapped it.
     fn new(identity: KekIdentity, unwrapped: Unwrapped, ttl: Duration) -> Self {
-        let Unwrapped { derived, requested_at, parent } = unwrapped;
+        let Unwrapped { derived, requested_at, authority, parent } = unwrapped;
         let own = Nanos::from(requested_at.after(ttl));
         let deadline = parent.as_ref().map_or(own, |parent| own.earlier(parent.deadline));
         let requested_at = parent.as_ref().map_or(nanos(requested_at.boot), |parent| parent.requested_at);
-        Self { identity, derived, deadline, requested_at, lineage: parent.map(|parent| parent.lineage) }
+        let lineage = parent.map(|parent| parent.lineage);
+        Self { identity, derived, deadline, requested_at, authority, lineage }
     }
 
     /// What is above it; `None` if a root key unwrapped it.
@@ -191,7 +202,7 @@ impl OneTimeKek {
     /// What a KEK that this one unwraps may have, with `lineage` as what that rests on.
     fn parentage(&self, lineage: Arc<Lineage>) -> Parentage {
         let (requested_at, deadline) = (self.requested_at, self.deadline);
-        Parentage { requested_at, deadline, end: deadline, is_renewed: false, lineage }
+        Parentage { requested_at, deadline, end: deadline, is_renewed: false, root: self.authority.root, lineage }
     }
 
     pub(crate) fn id(&self) -> KekId {
@@ -252,10 +263,7 @@ impl Engine {
     }
 
     pub(crate) fn account(&self, path: &KeyPath) -> Arc<AccountState> {
-        self.cache().account(path, || {
-            let policy = self.chosen_policy(path);
-            if policy.caches_nothing() || self.may_cache(path) { policy } else { policy.caching_nothing() }
-        })
+        self.cache().account(path, || self.chosen_policy(path))
     }
 
     fn chosen_policy(&self, path: &KeyPath) -> Policy {
@@ -282,10 +290,10 @@ impl Engine {
         (self.now(), patience)
     }
 
-    /// The life of a KEK that was asked for then.
-    fn life(&self, policy: &Policy, requested_at: Moment, parent: Option<Parentage>) -> Life {
+    /// The life of a KEK that was unwrapped so.
+    fn life<T>(&self, policy: &Policy, unwrapped: &Unwrapped<T>) -> Life {
         let chance = self.local.get().chance.lock().unwrap_or_else(PoisonError::into_inner).f64();
-        Life::new(policy, requested_at, parent, chance)
+        Life::new(policy, unwrapped.requested_at, unwrapped.authority, unwrapped.parent.clone(), chance)
     }
 
     pub(crate) fn refuse_if_closed(&self) -> Result<(), KeyError> {

@@ -278,7 +278,9 @@ impl HierarchyBuilder {
     /// Which accounts have a policy of their own; `None` stands for the default.
     ///
     /// Asked whenever an account comes into use in this process, which can be often, so look it up in memory. The answer
-    /// holds as long as the account is in use.
+    /// holds as long as the account is in use: while there is a handle, a KEK in memory or a load of it. Other than the
+    /// [topology](Self::topology) it is no place for what changes; a policy that was lowered holds in this process once its
+    /// handles are gone and the KEKs have ended, or in a new hierarchy.
     pub fn policy_by_account(mut self, choose: impl Fn(&KeyPath) -> Option<Policy> + Send + Sync + 'static) -> Self {
         self.config.choose_policy = Some(Arc::new(choose));
         self

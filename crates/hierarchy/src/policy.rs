@@ -92,10 +92,8 @@ impl Policy {
         self.0.kek_ttl.is_zero()
     }
 
-    /// The same but for the TTL.
-    pub(crate) fn caching_nothing(&self) -> Self {
-        let stream_ttl = Some(self.stream_ttl());
-        Self(Arc::new(PolicyBuilder { kek_ttl: Duration::ZERO, stream_ttl, ..self.to_builder() }))
+    pub(crate) fn ttl_jitter(&self) -> f64 {
+        self.0.ttl_jitter
     }
 
     pub(crate) fn ceilings(&self) -> &Ceilings {
@@ -138,11 +136,12 @@ impl PolicyBuilder {
     /// How long a decrypted KEK may be used, counted from the moment the KMS was asked. Default: 5 minutes.
     ///
     /// This is also how long a root key that was revoked goes on working here, and what the number of KMS calls follows:
-    /// one per account and process in each such span with traffic. Zero caches nothing: every seal and open asks the KMS.
+    /// one per account and process in each such span with traffic. Zero caches nothing: every seal and open asks the KMS;
+    /// of a group's or a parent's KEK, once for all who wait for it at the time.
     /// At most [`Policy::MAX_KEK_TTL`].
     ///
     /// A KEK that another KEK wraps lives for its own TTL too, and never longer than that one: a root key that was revoked
-    /// goes on working for the TTL of what it wraps. Below a KEK that is not cached, none is.
+    /// goes on working for the TTL of what it wraps. Below a KEK that is not cached, as the topology says at each load, none is.
     pub fn kek_ttl(mut self, ttl: Duration) -> Self {
         (self.kek_ttl, self.is_ttl_capped) = (ttl, true);
         self
@@ -155,7 +154,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// By how much of the TTL lives differ at most, always downward, so that keys loaded at once are not all due at once.
+    /// By how much of the TTL lives differ at most, always downward, so that keys loaded at once are not all due at once. Of
+    /// KEKs that end with their parent's because it ends sooner, at most a fortieth of what it leaves them.
     /// Default: 0.05. At most [`Policy::MAX_TTL_JITTER`]; 0 for none.
     pub fn ttl_jitter(mut self, part: f64) -> Self {
         self.ttl_jitter = part;

@@ -85,15 +85,6 @@ impl Refusals {
         self.denied.get(&(account.path.clone(), root.clone()))?.answer(&(), epoch, now)
     }
 
-    /// Forgets which root keys denied the account.
-    pub(crate) fn forget_denials(&self, path: &KeyPath) {
-        for (name, _) in &self.denied {
-            if name.0 == *path {
-                self.denied.invalidate(&*name);
-            }
-        }
-    }
-
     pub(crate) fn corrupt(
         &self,
         account: &Arc<AccountState>,

@@ -159,6 +159,11 @@ impl Placement {
         self
     }
 
+    /// Whether this root key wraps the account's new KEKs.
+    pub(crate) fn is_current(&self, root: &RootKeyId) -> bool {
+        self.now.roots().is_some_and(|roots| roots.current_ids().any(|current| current == root))
+    }
+
     pub(crate) fn now(&self) -> &Wrapping {
         &self.now
     }

@@ -12,7 +12,10 @@ use std::{
 use keystrata_memory::Slot;
 use keystrata_primitives::{Kek, KekId, KekIdentity};
 
-use super::lineage::Lineage;
+use super::{
+    authority::{Authority, How, RootNumber},
+    lineage::Lineage,
+};
 use crate::{
     clock::{Moment, Nanos, nanos},
     policy::Policy,
@@ -40,6 +43,7 @@ pub(crate) struct CachedKek {
     refresh_from: AtomicU64,
     /// Whether it was used since it was last passed over for eviction.
     pub(super) was_used: AtomicBool,
+    authority: Authority,
     /// What is above it; `None` if a root key unwrapped it.
     under: Option<Arc<Lineage>>,
 }
@@ -52,6 +56,9 @@ pub(crate) struct Life {
     /// How long before its end it is renewed if it is used then.
     pub(crate) refresh: Option<Duration>,
     pub(crate) max_stale: Duration,
+    /// By which part of the time that its parent leaves it it may end sooner, and a chance from 0 to 1.
+    pub(crate) spread: (f64, f64),
+    pub(crate) authority: Authority,
     pub(crate) parent: Option<Parentage>,
 }
 
@@ -65,34 +72,71 @@ pub(crate) struct Parentage {
     pub(crate) end: Nanos,
     /// Whether it will be renewed ahead of its end.
     pub(crate) is_renewed: bool,
+    /// The root key at the top.
+    pub(crate) root: RootNumber,
     pub(crate) lineage: Arc<Lineage>,
 }
 
 impl Life {
-    pub(crate) fn new(policy: &Policy, requested_at: Moment, parent: Option<Parentage>, chance: f64) -> Self {
+    pub(crate) fn new(
+        policy: &Policy,
+        requested_at: Moment,
+        authority: Authority,
+        parent: Option<Parentage>,
+        chance: f64,
+    ) -> Self {
         let (ttl, refresh) = policy.life(chance);
-        Self { requested_at, ttl, refresh, max_stale: policy.max_stale(), parent }
+        let (max_stale, spread) = (policy.max_stale(), (policy.ttl_jitter(), chance.clamp(0.0, 1.0)));
+        Self { requested_at, ttl, refresh, max_stale, spread, authority, parent }
     }
 
     pub(crate) fn deadline(&self) -> Nanos {
-        let own = Nanos::from(self.requested_at.after(self.ttl));
-        self.parent.as_ref().map_or(own, |parent| own.earlier(parent.deadline))
-    }
-
-    /// Whether its parent's end comes before its own would.
-    pub(crate) fn is_cut_short(&self) -> bool {
-        self.deadline() != Nanos::from(self.requested_at.after(self.ttl))
-    }
-
-    /// How long before its end it is renewed. A shorter life is renewed later, or it would be due from the beginning; one
-    /// that its parent cuts short not at all if the parent is not either, as nothing would be won.
-    fn refresh(&self, deadline: Nanos) -> Option<u64> {
-        let refresh = nanos(self.refresh?);
-        if !self.is_cut_short() {
-            return Some(refresh);
+        match self.cut_short() {
+            None => self.own_end(),
+            Some(end) => end.before(self.sooner(end)),
         }
-        let remaining = deadline.boot.saturating_sub(nanos(self.requested_at.boot));
+    }
+
+    fn own_end(&self) -> Nanos {
+        Nanos::from(self.requested_at.after(self.ttl))
+    }
+
+    /// Its parent's end, if that comes before its own would.
+    fn cut_short(&self) -> Option<Nanos> {
+        let (own, parent) = (self.own_end(), self.parent.as_ref()?);
+        Some(own.earlier(parent.deadline)).filter(|end| *end != own)
+    }
+
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.cut_short().is_some()
+    }
+
+    /// How long before its parent's end it is renewed: a shorter life is renewed later, or it would be due from the
+    /// beginning. Not at all if the parent is not either, as nothing would be won.
+    fn refresh_below(&self, end: Nanos) -> Option<u64> {
+        let refresh = nanos(self.refresh?);
+        let remaining = end.boot.saturating_sub(nanos(self.requested_at.boot));
         self.parent.as_ref().is_some_and(|parent| parent.is_renewed).then_some(refresh.min(remaining / 10))
+    }
+
+    /// How much sooner than its parent it ends, or all below one parent would be due in the same instant. At most a quarter
+    /// of the time for its renewal, so that half of that is left; nothing if it is not renewed, since whoever asks for it
+    /// again would get a life that ends with the parent's all the same.
+    fn sooner(&self, end: Nanos) -> u64 {
+        let (jitter, chance) = self.spread;
+        let remaining = Duration::from_nanos(end.boot.saturating_sub(nanos(self.requested_at.boot)));
+        let most = Duration::from_nanos(self.refresh_below(end).unwrap_or_default() / 4);
+        nanos(remaining.mul_f64(jitter).min(most).mul_f64(chance))
+    }
+
+    /// When it is renewed if it is used then, by boot time.
+    pub(super) fn refresh_from(&self) -> Option<u64> {
+        let Some(end) = self.cut_short() else {
+            return Some(self.own_end().boot.saturating_sub(nanos(self.refresh?)));
+        };
+        // The sooner it ends the later, so that what is above it is due by then.
+        let ahead = self.refresh_below(end)?;
+        Some(end.boot.saturating_sub(ahead).saturating_add(self.sooner(end)))
     }
 
     fn max_stale_ms(&self, deadline: Nanos) -> u32 {
@@ -108,7 +152,7 @@ impl Life {
 impl CachedKek {
     pub(super) fn new(identity: KekIdentity, slot: Slot, life: &Life) -> Self {
         let deadline = life.deadline();
-        let refresh_from = life.refresh(deadline).map_or(NEVER, |before| deadline.boot.saturating_sub(before));
+        let refresh_from = life.refresh_from().unwrap_or(NEVER);
         let parent = life.parent.as_ref();
         Self {
             identity,
@@ -119,6 +163,7 @@ impl CachedKek {
             excused_until: AtomicU64::new(0),
             refresh_from: AtomicU64::new(refresh_from),
             was_used: AtomicBool::new(false),
+            authority: life.authority,
             under: parent.map(|parent| Arc::clone(&parent.lineage)),
         }
     }
@@ -135,12 +180,28 @@ impl CachedKek {
             deadline: self.deadline,
             end: self.end(),
             is_renewed: self.refresh_from.load(Ordering::Relaxed) != NEVER,
+            root: self.authority.root,
             lineage,
         }
     }
 
     pub(crate) fn deadline(&self) -> Nanos {
         self.deadline
+    }
+
+    /// When the parent's KEK ended at the latest that cut this one short, if one did.
+    pub(crate) fn parents_end_at_most(&self) -> Nanos {
+        // `sooner` is at most a quarter of a tenth of what the parent left it, and that began after the request.
+        let lived = self.deadline.boot.saturating_sub(self.requested_at);
+        self.deadline.after(Duration::from_nanos(lived / 39 + 1))
+    }
+
+    pub(crate) fn authority(&self) -> Authority {
+        self.authority
+    }
+
+    pub(crate) fn is_recovered(&self) -> bool {
+        self.authority.how == How::Recovery
     }
 
     pub(crate) fn id(&self) -> KekId {

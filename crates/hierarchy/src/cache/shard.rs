@@ -160,20 +160,26 @@ impl Shard {
         None
     }
 
-    /// Takes out all KEKs of one account, and gives the loads under way nothing to install.
-    pub(super) fn take_account(&mut self, path: &KeyPath) -> (Option<Arc<AccountState>>, Vec<Held>) {
+    /// Takes out the KEKs of one account that fall, and gives the loads under way nothing to install.
+    pub(super) fn take_account(
+        &mut self,
+        path: &KeyPath,
+        falls: impl Fn(&CachedKek) -> bool,
+    ) -> (Option<Arc<AccountState>>, Vec<Held>) {
         let account = self.account(path);
         if let Some(account) = &account {
             account.epoch.fetch_add(1, Ordering::Relaxed); // under the lock
-            account.primary.store(None);
+            if account.primary.load().as_ref().is_some_and(|primary| falls(primary)) {
+                account.primary.store(None);
+            }
         }
-        let of_account: Vec<Due> =
-            self.by_due.iter().filter(|(_, held)| held.account.path == *path).map(|(due, _)| *due).collect();
+        let is_taken = |held: &Held| held.account.path == *path && falls(&held.kek);
+        let of_account: Vec<Due> = self.by_due.iter().filter(|(_, held)| is_taken(held)).map(|(due, _)| *due).collect();
         (account, of_account.into_iter().filter_map(|due| self.take(due)).collect())
     }
 
-    pub(super) fn holds_any(&self, path: &KeyPath) -> bool {
-        self.by_due.values().any(|held| held.account.path == *path)
+    pub(super) fn of_account(&self, path: &KeyPath) -> impl Iterator<Item = &CachedKek> {
+        self.by_due.values().filter(move |held| held.account.path == *path).map(|held| &*held.kek)
     }
 
     /// The KEKs whose lineage is void, left where they are.

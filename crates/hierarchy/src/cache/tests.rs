@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use keystrata_primitives::{KekVersion, SecretKey, Suite};
+use keystrata_primitives::{KekVersion, RootKeyId, SecretKey, Suite};
 
 use super::*;
 use crate::{clock::SystemClock, test_util::ManualClock};
@@ -8,6 +8,15 @@ use crate::{clock::SystemClock, test_util::ManualClock};
 fn identity(n: u8) -> KekIdentity {
     let (id, path) = (KekId::from_bytes([n; 16]), KeyPath::account("acme").unwrap());
     KekIdentity { suite: Suite::default(), version: KekVersion::FIRST, id, path }
+}
+
+fn authority() -> Authority {
+    Authority::by_root(RootNumbers::default().of(&RootKeyId::new("test:root").unwrap()))
+}
+
+fn life(requested_at: Moment, ttl: Duration) -> Life {
+    let (max_stale, spread) = (Duration::ZERO, (0.0, 0.0));
+    Life { requested_at, ttl, refresh: None, max_stale, spread, authority: authority(), parent: None }
 }
 
 fn cache(clock: impl Clock + 'static) -> KekCache {
@@ -21,7 +30,7 @@ fn account(cache: &KekCache) -> Arc<AccountState> {
 fn try_install(cache: &KekCache, n: u8, ttl: Duration) -> Result<Arc<CachedKek>, NotInstalled> {
     let derived = identity(n).derive(&SecretKey::from_slice(&[n; 32]).unwrap());
     let requested_at = cache.shared.clock.now();
-    let life = Life { requested_at, ttl, refresh: None, max_stale: Duration::ZERO, parent: None };
+    let life = life(requested_at, ttl);
     let account = account(cache);
     cache.install(&account, &identity(n), &derived, &life, cache.epoch(&account))
 }
@@ -143,13 +152,7 @@ fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
     let cache = cache(ManualClock::new());
     let account = account(&cache);
     let derived = identity(1).derive(&SecretKey::from_slice(&[1; 32]).unwrap());
-    let life = Life {
-        requested_at: cache.shared.clock.now(),
-        ttl: Duration::from_secs(1),
-        refresh: None,
-        max_stale: Duration::ZERO,
-        parent: None,
-    };
+    let life = life(cache.shared.clock.now(), Duration::from_secs(1));
     let invalidations: [&dyn Fn() -> usize; 2] = [&|| cache.invalidate(&account.path), &|| cache.invalidate_all()];
     for invalidate in invalidations {
         let epoch = cache.epoch(&account);
@@ -192,7 +195,7 @@ fn with_many_shards_the_capacity_holds_over_all_of_them() {
         id[..4].copy_from_slice(&n.to_le_bytes());
         let identity = KekIdentity { path, id: KekId::from_bytes(id), ..identity(1) };
         let derived = identity.derive(&SecretKey::from_slice(&[1; 32]).unwrap());
-        let life = Life::new(&Policy::default(), cache.shared.clock.now(), None, 0.0);
+        let life = Life::new(&Policy::default(), cache.shared.clock.now(), authority(), None, 0.0);
         cache.install(&account, &identity, &derived, &life, cache.epoch(&account)).unwrap();
         assert!(cache.len() <= 5_000);
     }
@@ -206,14 +209,9 @@ fn life_below(cache: &KekCache, parent: &KeyPath) -> Life {
     let now = cache.shared.clock.now();
     let end = crate::clock::Nanos::from(now.after(Duration::from_secs(1)));
     let lineage = cache.lineage(parent, &warrant, None);
-    let parent = Parentage { requested_at: 0, deadline: end, end, is_renewed: false, lineage };
-    Life {
-        requested_at: now,
-        ttl: Duration::from_secs(9),
-        refresh: None,
-        max_stale: Duration::ZERO,
-        parent: Some(parent),
-    }
+    let root = authority().root;
+    let parent = Parentage { requested_at: 0, deadline: end, end, is_renewed: false, root, lineage };
+    Life { parent: Some(parent), ..life(now, Duration::from_secs(9)) }
 }
 
 #[test]
@@ -225,7 +223,7 @@ fn what_a_parent_unwrapped_before_it_was_invalidated_is_not_put_in_after_it() {
     let put_in = |life: &Life| cache.install(&account, &identity(1), &derived, life, cache.epoch(&account));
     let invalidations: [&dyn Fn(); 3] = [
         &|| _ = cache.invalidate(&group.path),
-        &|| _ = cache.invalidate_since(&group, cache.epoch(&group)).unwrap(),
+        &|| _ = cache.invalidate_since(&group, cache.epoch(&group), |_| true).unwrap(),
         &|| _ = cache.invalidate_all(),
     ];
     for invalidate in invalidations {
@@ -238,5 +236,33 @@ fn what_a_parent_unwrapped_before_it_was_invalidated_is_not_put_in_after_it() {
         invalidate();
         assert!(!kek.is_live(cache.shared.clock.now()));
         assert_eq!((cache.len(), cache.memory().slots_used), (0, 0));
+    }
+}
+
+/// Which of the KEKs are gone, once so much of a parent's last second is left, and none of them used.
+#[test]
+fn what_one_parent_cuts_short_ends_over_a_time_and_never_after_it() {
+    let group = KeyPath::account("group").unwrap();
+    for (jitter, is_renewed, expected) in [(0.5, true, 25), (0.01, true, 10), (0.5, false, 0), (0.0, true, 0)] {
+        let cache = cache(ManualClock::new());
+        let ends = (0..=100).map(|chance| {
+            let below = life_below(&cache, &group);
+            let parent = below.parent.map(|parent| Parentage { is_renewed, ..parent });
+            let spread = (jitter, f64::from(chance) / 100.0);
+            let life = Life { refresh: Some(Duration::from_millis(900)), spread, parent, ..below };
+            let end = life.parent.as_ref().unwrap().deadline;
+            let deadline = life.deadline();
+            assert_eq!(end.boot - deadline.boot, end.real - deadline.real, "on both clocks");
+            if let Some(from) = life.refresh_from() {
+                assert!(from >= end.boot - 100_000_000, "not before what is above it is due");
+                assert!(deadline.boot - from >= 50_000_000, "and with time for it");
+            }
+            end.boot - deadline.boot
+        });
+        let ends: Vec<u64> = ends.collect();
+        assert!(ends.is_sorted() && ends[0] == 0, "{ends:?}");
+        assert_eq!(ends[100], expected * 1_000_000);
+        let apart = ends.array_windows().map(|[a, b]| b - a).max();
+        assert!(apart <= Some(expected * 10_001), "evenly: {apart:?}");
     }
 }

@@ -9,7 +9,7 @@ use super::{
     audited::{Actor, Deed},
     load::TRIES,
     parents::Climb,
-    wraps::Unwrapped,
+    wraps::{NewSecret, Unwrapped},
 };
 use crate::{
     audit::{AuditAction, AuditOutcome},
@@ -48,7 +48,7 @@ impl Engine {
         self.cache().make_room(path)?;
         let first = (self.config.suite, KekVersion::FIRST);
         let (record, new) = self.generate(account, first, epoch, demand, climb).await?;
-        let life = self.life(&account.policy, new.requested_at, new.parent.clone());
+        let life = self.life(&account.policy, &new);
         // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
         // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
         let kek = self.install(account, &record.identity, &new.derived, &life, epoch)?;
@@ -64,11 +64,12 @@ impl Engine {
         }
     }
 
-    /// Makes the account's first KEK, once for all callers of this process, and keeps nothing but its record.
+    /// Makes the account's first KEK, once for all of this process who wait for it, and keeps nothing but its record.
     pub(super) async fn created_record(
         self: &Arc<Self>,
         account: &Arc<AccountState>,
         epoch: Epoch,
+        whom: For<'_>,
         climb: Climb,
     ) -> Answer<KekRecord> {
         let runtime = self.runtime()?;
@@ -87,7 +88,7 @@ impl Engine {
             }
         };
         let (creations, window) = (&self.local.get().creations, self.load_window(&account.policy));
-        let (_, created) = creations.join(&runtime, window, account.path.clone(), For::Caller, create).await;
+        let (_, created) = creations.join(&runtime, window, account.path.clone(), whom, create).await;
         created.map(|record| KekRecord::clone(&record))
     }
 
@@ -150,7 +151,7 @@ impl Engine {
         let identity = KekIdentity { suite, version, id, path: path.clone() };
         self.topology.check(path)?;
         let placement = self.placement(account);
-        let made = match placement.now() {
+        let mut made = match placement.now() {
             Wrapping::Roots(roots) => self.generate_under(account, &identity, roots, epoch, demand).await?,
             below => {
                 let misplaced = |fault| KeyError::Misplaced { path: path.clone(), fault };
@@ -160,9 +161,10 @@ impl Engine {
         };
         let created_at = self.now().real.as_secs();
         let derived = identity.derive(&made.secret);
-        let (check, wraps) = (derived.check, made.wraps);
+        let (check, wraps) = (derived.check, std::mem::take(&mut made.wraps));
         let record = KekRecord { identity, state: KekState::Primary, check, created_at, retired_at: 0, wraps };
-        Ok((record, Unwrapped { derived, requested_at: made.requested_at, parent: made.parent }))
+        let NewSecret { requested_at, authority, parent, .. } = made;
+        Ok((record, Unwrapped { derived, requested_at, authority, parent }))
     }
 
     /// Stores an account's first record, and says whose became the account's primary.

@@ -46,8 +46,8 @@ impl From<NotInstalled> for LoadError {
 impl Engine {
     /// The KEK that new objects of the account are sealed under; made now if the account has none.
     pub(crate) async fn primary(self: &Arc<Self>, account: &Arc<AccountState>) -> Result<UsableKek, KeyError> {
-        if account.policy.caches_nothing() {
-            return self.primary_once(account).await.map(|kek| UsableKek::Once(Box::new(kek)));
+        if !self.caches(account) {
+            return self.primary_once(account).await.map(|kek| UsableKek::Once(Arc::new(kek)));
         }
         let runtime = self.runtime()?;
         for _ in 0..TRIES {
@@ -90,8 +90,8 @@ impl Engine {
 
     /// The KEK of this id, to open with.
     pub(crate) async fn kek(self: &Arc<Self>, account: &Arc<AccountState>, id: KekId) -> Result<UsableKek, KeyError> {
-        if account.policy.caches_nothing() {
-            return self.kek_once(account, id).await.map(|kek| UsableKek::Once(Box::new(kek)));
+        if !self.caches(account) {
+            return self.kek_once(account, id).await.map(|kek| UsableKek::Once(Arc::new(kek)));
         }
         let runtime = self.runtime()?;
         for _ in 0..TRIES {
@@ -249,7 +249,7 @@ impl Engine {
         let span = tracing::debug_span!("load_kek", kek_id = %id, version = record.identity.version.get());
         let unwrapped = self.unwrap(account, &record, epoch, demand, climb).instrument(span).await?;
         // Life is counted from before the request, not from the answer.
-        let life = self.life(&account.policy, unwrapped.requested_at, unwrapped.parent.clone());
+        let life = self.life(&account.policy, &unwrapped);
         self.install(account, &record.identity, &unwrapped.derived, &life, epoch)
     }
 
@@ -325,7 +325,10 @@ impl Engine {
             _ => false,
         };
         // Only then: others may be loading what may still be used, and would have to begin anew with every refusal.
-        if is_here && let Some((overwritten, _)) = self.cache().invalidate_since(account, self.cache().epoch(account)) {
+        if is_here
+            && let Some((overwritten, _)) =
+                self.cache().invalidate_since(account, self.cache().epoch(account), |_| true)
+        {
             self.signals.invalidations.add(1);
             tracing::warn!(%error, overwritten, "the store gives up a kek that is in memory; it is overwritten");
         }
@@ -338,21 +341,28 @@ impl Engine {
         if self.cache().epoch(account) == epoch { Ok(()) } else { Err(LoadError::Outdated) }
     }
 
-    /// A root key, asked under `epoch`, refuses a KEK of the account: its KEKs are overwritten now, and that root key is
-    /// not asked for the account again for a while.
+    /// A root key, asked under `epoch`, refuses this KEK of the account: what it vouches for is overwritten now, and it is
+    /// not asked for the account again for a while. What another root key authorised stays, but for the KEK that a current
+    /// one refuses.
     pub(super) fn note_denial(
         &self,
         account: &Arc<AccountState>,
+        refused: KekId,
         root: &RootKeyId,
         error: KeyError,
         epoch: Epoch,
     ) -> LoadError {
         self.signals.denials.add(1);
-        let Some((overwritten, epoch)) = self.cache().invalidate_since(account, epoch) else {
+        let (number, is_current) = (self.local.get().root_numbers.of(root), self.placement(account).is_current(root));
+        let falls = |kek: &CachedKek| {
+            let is_refused = is_current && kek.id() == refused && !kek.is_recovered();
+            is_refused || kek.authority().falls_with(number)
+        };
+        let Some((overwritten, epoch)) = self.cache().invalidate_since(account, epoch, falls) else {
             return LoadError::Outdated;
         };
         self.signals.invalidations.add(1);
-        tracing::warn!(%error, %root, overwritten, "the kms denies an account's kek; its keks are overwritten");
+        tracing::warn!(%error, %root, overwritten, "the kms denies an account's kek; its keks by that root key are overwritten");
         self.local.get().refusals.denied(account, root, error.clone(), epoch, self.now());
         let deed = Deed::to_all(self.actor(), AuditAction::Denied, &account.path);
         self.tell(&deed, AuditOutcome::Failed(error.to_string()));

@@ -11,7 +11,7 @@ use super::{
     wraps::{NewSecret, Unwrapped, Wanted},
 };
 use crate::{
-    cache::{AccountState, CachedKek, Epoch, Lineage, Parentage, Warrant},
+    cache::{AccountState, Authority, CachedKek, Epoch, Lineage, Parentage, Warrant},
     clock::{Moment, Nanos},
     error::{KeyError, RecordFault},
     flight::{Answer, For, LoadError},
@@ -108,7 +108,10 @@ impl Engine {
         self.signals.child_load(&derived);
         self.refuse_outdated(account, epoch)?;
         match derived {
-            Ok(derived) => Ok(Unwrapped { derived, requested_at, parent: Some(parentage) }),
+            Ok(derived) => {
+                let authority = Authority::by_parent(parentage.root);
+                Ok(Unwrapped { derived, requested_at, authority, parent: Some(parentage) })
+            }
             Err(error) => {
                 self.local.get().refusals.corrupt(account, record, error.clone(), epoch, self.now());
                 Err(error.into())
@@ -129,7 +132,8 @@ impl Engine {
         let secret = SecretKey::generate().map_err(KeyError::from)?;
         let (wrap, parentage, requested_at) =
             self.wrap_under_parent(account, identity, &secret, parent, (epoch, climb), demand).await?;
-        Ok(NewSecret { secret, wraps: vec![wrap], requested_at, parent: Some(parentage) })
+        let authority = Authority::by_parent(parentage.root);
+        Ok(NewSecret { secret, wraps: vec![wrap], requested_at, authority, parent: Some(parentage) })
     }
 
     /// The secret of the KEK of this identity under the primary of `parent`.
@@ -197,15 +201,6 @@ impl Engine {
     ) -> BoxFuture<'a, Answer<Parent>> {
         Box::pin(async move {
             let parent = self.account(which.path());
-            if matches!(climb.from, From::Call) || parent.policy.caches_nothing() {
-                let warrant = self.cache().warrant(&parent.path);
-                let climb = Climb { from: From::Call, ..climb.next() };
-                let kek = match which {
-                    Which::Kek(_, _, id) => self.try_kek_once(&parent, id, climb).await?,
-                    Which::Primary(_) => self.try_primary_once(&parent, climb).await?,
-                };
-                return Ok(Parent { path: parent.path.clone(), kek: UsableKek::Once(Box::new(kek)), warrant });
-            }
             let runtime = self.runtime()?;
             let (waiter, other) = which.loads(&child.path, runtime.id());
             let waits = &self.local.get().waits;
@@ -218,6 +213,11 @@ impl Engine {
             let epoch = self.cache().epoch(&parent);
             if let Some(denial) = self.denial(&parent, epoch) {
                 return Err(denial.into());
+            }
+            if matches!(climb.from, From::Call) || !self.caches(&parent) {
+                let climb = Climb { from: From::Call, ..climb.next() };
+                let kek = self.parent_once(&runtime, &parent, which.id(), epoch, demand, climb).await?;
+                return Ok(Parent { path: parent.path.clone(), kek: UsableKek::Once(kek), warrant });
             }
             // If it was invalidated meanwhile, whoever waits for the child begins anew.
             let kek = match which {
@@ -291,9 +291,11 @@ impl Engine {
         answer
     }
 
-    /// Whether the account's KEK may be cached at all: not if one above it may not.
-    pub(super) fn may_cache(&self, path: &KeyPath) -> bool {
-        !self.topology.any_above(path, |above| self.chosen_policy(above).caches_nothing())
+    /// Whether the account's KEKs are cached at all: not if one above them is not, as the topology says now.
+    pub(super) fn caches(&self, account: &AccountState) -> bool {
+        let is_above_uncached =
+            || self.topology.any_above(&account.path, |above| self.chosen_policy(above).caches_nothing());
+        !account.policy.caches_nothing() && !is_above_uncached()
     }
 }
 
@@ -314,6 +316,14 @@ impl<'a> Which<'a> {
     fn path(self) -> &'a KeyPath {
         match self {
             Self::Kek(_, path, _) | Self::Primary(path) => path,
+        }
+    }
+
+    /// Of the parent's; `None` for its primary.
+    fn id(self) -> Option<KekId> {
+        match self {
+            Self::Kek(_, _, id) => Some(id),
+            Self::Primary(_) => None,
         }
     }
 

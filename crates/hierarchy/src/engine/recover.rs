@@ -8,11 +8,11 @@ use super::{
     Engine,
     audited::{Actor, Deed},
     load::TRIES,
-    wraps::{Unwrapped, Wanted, checked, not_accepted},
+    wraps::{Wanted, checked, not_accepted},
 };
 use crate::{
     audit::{AuditAction, AuditOutcome},
-    cache::{AccountState, Epoch, Life},
+    cache::{AccountState, Authority, Epoch, How, Life},
     error::KeyError,
     flight::{Answer, unless_outdated},
     root::Demand,
@@ -33,7 +33,7 @@ impl Engine {
     /// Unwraps all KEKs of the account by its recovery root and puts them into the cache, the newest first. One that cannot
     /// be had keeps none of the others from it.
     pub(crate) async fn recover(&self, account: &Arc<AccountState>, actor: &Actor) -> Result<Recovered, KeyError> {
-        if account.policy.caches_nothing() {
+        if !self.caches(account) {
             return Err(KeyError::Late { ttl: account.policy.kek_ttl() }); // they would be gone at once
         }
         let deed = Deed::to_all(actor, AuditAction::Recovered, &account.path);
@@ -57,8 +57,6 @@ impl Engine {
         {
             return Err(error.clone());
         }
-        // The operator who went round the roots does not want to wait until their denials are forgotten.
-        self.local.get().refusals.forget_denials(path);
         Ok(recovered)
     }
 
@@ -81,10 +79,10 @@ impl Engine {
         self.cache().make_room(&account.path)?;
         let unwrapped =
             self.call_unwrap(account, Wanted { record, make: checked }, by, epoch, &Demand::foreground()).await?;
-        let Unwrapped { derived, requested_at, .. } = unwrapped;
+        let authority = Authority { how: How::Recovery, ..unwrapped.authority };
         // No renewal ahead: that would ask the roots which an operator has just gone round.
-        let life = Life { refresh: None, ..self.life(&account.policy, requested_at, None) };
-        self.install(account, &record.identity, &derived, &life, epoch)?;
+        let life = Life { refresh: None, authority, ..self.life(&account.policy, &unwrapped) };
+        self.install(account, &record.identity, &unwrapped.derived, &life, epoch)?;
         tracing::warn!(kek_id = %record.identity.id, root = %by.0.id(), "a kek was recovered, as an operator asked");
         Ok(())
     }

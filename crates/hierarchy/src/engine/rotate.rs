@@ -70,6 +70,10 @@ impl Engine {
     /// and, while that fails, at most once a second.
     pub(super) fn begin_rotation(self: &Arc<Self>, account: &Arc<AccountState>, worn: KekId) {
         let Ok(runtime) = self.runtime() else { return };
+        // Of a KEK that was recovered the next would be asked of the roots that an operator has just gone round.
+        if self.cache().get_any(&account.path, worn).is_some_and(|kek| kek.is_recovered()) {
+            return;
+        }
         if !account.claim_rotation(worn, self.now(), RETRY) {
             return;
         }
@@ -104,7 +108,7 @@ impl Engine {
         demand: &Demand,
     ) -> Answer<()> {
         let (id, read_at) = (record.identity.id, self.now());
-        if !account.policy.caches_nothing() && account.last_primary().is_none_or(|primary| primary.id() != id) {
+        if self.caches(account) && account.last_primary().is_none_or(|primary| primary.id() != id) {
             let runtime = self.runtime()?;
             let kek = self
                 .load_kek_shared(&runtime, account, (id, Some(record)), epoch, For::Load(demand), Climb::CACHED)
@@ -189,10 +193,11 @@ impl Engine {
         let version = old.identity.version.next();
         let version = version.ok_or_else(|| KeyError::VersionsUsedUp { path: path.clone() })?;
         self.cache().make_room(path)?;
-        let is_cached = by.keep && !account.policy.caches_nothing();
-        let climb = if account.policy.caches_nothing() { Climb::ONCE } else { climb };
+        let caches = self.caches(account);
+        let is_cached = by.keep && caches;
+        let climb = if caches { climb } else { Climb::ONCE };
         let (record, new) = self.generate(account, (old.identity.suite, version), epoch, demand, climb).await?;
-        let life = self.life(&account.policy, new.requested_at, new.parent.clone());
+        let life = self.life(&account.policy, &new);
         // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let kek = is_cached.then(|| self.install(account, &record.identity, &new.derived, &life, epoch)).transpose()?;
         drop(new);

@@ -14,7 +14,7 @@ use super::{
     parents::Climb,
 };
 use crate::{
-    cache::{AccountState, CachedKek},
+    cache::{AccountState, CachedKek, RootNumber},
     clock::Moment,
     error::KeyError,
     flight::{For, LoadError, unless_outdated},
@@ -25,7 +25,7 @@ use crate::{
 /// second later.
 const REFRESHES: usize = 64;
 
-/// What shares a limit: accounts under one root key, so that one that does not answer holds up nobody else's.
+/// What shares a limit of warming: accounts under one root key, so that one that does not answer holds up nobody else's.
 type Lane = Option<RootKeyId>;
 
 /// The renewals ahead of a deadline that are under way. Those that have taken too long hold no place.
@@ -35,17 +35,18 @@ pub(super) struct Refreshes(Mutex<UnderWay>);
 #[derive(Debug, Default)]
 struct UnderWay {
     next: u64,
-    begun: HashMap<Lane, Vec<(u64, Moment)>>,
+    /// By the root key that vouches for what is renewed, which need not be the one that wraps what is new.
+    begun: HashMap<RootNumber, Vec<(u64, Moment)>>,
 }
 
 /// The place of one renewal.
-struct RefreshPermit(Arc<Refreshes>, Lane, u64);
+struct RefreshPermit(Arc<Refreshes>, RootNumber, u64);
 
 impl Refreshes {
-    fn begin(self: &Arc<Self>, lane: Lane, now: Moment) -> Option<RefreshPermit> {
+    fn begin(self: &Arc<Self>, lane: RootNumber, now: Moment) -> Option<RefreshPermit> {
         let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = under_way.next;
-        let begun = under_way.begun.entry(lane.clone()).or_default();
+        let begun = under_way.begun.entry(lane).or_default();
         begun.retain(|(_, began)| !now.has_reached(began.after(LOAD_PATIENCE)));
         if begun.len() >= REFRESHES {
             return None;
@@ -87,16 +88,19 @@ impl Engine {
     /// Begins to renew a KEK that is used near its deadline, unless somebody has within the last second.
     pub(super) fn refresh(self: &Arc<Self>, account: &Arc<AccountState>, kek: &CachedKek) {
         let Ok(runtime) = self.runtime() else { return };
+        if !self.caches(account) {
+            return; // not any more
+        }
         // The exact time, which the time of a use may be ahead of: what is above has to be due too.
         let now = self.now();
         if !kek.claim_refresh(now, RETRY) {
             return;
         }
         let local = self.local.get();
-        let Some(permit) = local.refreshes.begin(self.lane(&account.path), now) else { return };
+        let Some(permit) = local.refreshes.begin(kek.authority().root, now) else { return };
         let (engine, account, id) = (Arc::clone(self), Arc::clone(account), kek.id());
-        // What is above it first, if that ends no later.
-        let climb = Climb::renewed(kek.deadline());
+        // What is above it first, if that ends with it.
+        let climb = Climb::renewed(kek.parents_end_at_most());
         let epoch = self.cache().epoch(&account);
         let key = (account.path.clone(), id, epoch);
         let window = self.load_window(&account.policy);
@@ -179,7 +183,7 @@ impl Engine {
     async fn warm_one(self: &Arc<Self>, path: &KeyPath) -> Result<bool, KeyError> {
         let (account, now) = (self.account(path), self.now());
         let is_here = || account.primary().as_ref().is_some_and(|kek| kek.is_live(now));
-        if account.policy.caches_nothing() || (account.is_primary_believed(now) && is_here()) {
+        if !self.caches(&account) || (account.is_primary_believed(now) && is_here()) {
             return Ok(true);
         }
         for _ in 0..TRIES {

@@ -6,7 +6,7 @@ use keystrata_primitives::{DerivedKek, KekIdentity, KekRecord, RootKeyId, Secret
 
 use super::{Engine, parents::Climb};
 use crate::{
-    cache::{AccountState, Epoch, Parentage},
+    cache::{AccountState, Authority, Epoch, How, Parentage},
     clock::Moment,
     error::{KeyError, RecordFault},
     flight::{Answer, LoadError},
@@ -19,6 +19,7 @@ pub(super) struct Unwrapped<T = DerivedKek> {
     pub(super) derived: T,
     /// When it was asked for: its life is counted from there.
     pub(super) requested_at: Moment,
+    pub(super) authority: Authority,
     /// `None` if a root key unwrapped it.
     pub(super) parent: Option<Parentage>,
 }
@@ -28,6 +29,7 @@ pub(super) struct NewSecret {
     pub(super) secret: SecretKey,
     pub(super) wraps: Vec<WrappedSecret>,
     pub(super) requested_at: Moment,
+    pub(super) authority: Authority,
     /// `None` if root keys wrapped it.
     pub(super) parent: Option<Parentage>,
 }
@@ -104,6 +106,10 @@ impl Engine {
                     }
                     first_failure.get_or_insert(error);
                 }
+                Ok(unwrapped) if nth > 0 => {
+                    let authority = Authority { how: How::StandIn, ..unwrapped.authority };
+                    return Ok(Unwrapped { authority, ..unwrapped });
+                }
                 answer => return answer,
             }
         }
@@ -144,8 +150,11 @@ impl Engine {
         self.signals.load(&unwrapped);
         self.refuse_outdated(account, epoch)?;
         match unwrapped {
-            Ok(derived) => Ok(Unwrapped { derived, requested_at, parent: None }),
-            Err(error @ KeyError::Denied(_)) => Err(self.note_denial(account, root.id(), error, epoch)),
+            Ok(derived) => {
+                let authority = Authority::by_root(self.local.get().root_numbers.of(root.id()));
+                Ok(Unwrapped { derived, requested_at, authority, parent: None })
+            }
+            Err(error @ KeyError::Denied(_)) => Err(self.note_denial(account, identity.id, root.id(), error, epoch)),
             Err(error) => {
                 if let KeyError::Corrupt { .. } = &error {
                     self.local.get().refusals.corrupt(account, record, error.clone(), epoch, self.now());
@@ -169,9 +178,14 @@ impl Engine {
             self.refuse_denied(account, root.id(), epoch)?;
         }
         let context = RootContext::of_kek(identity).with_demand(demand.clone());
+        let is_recovery = |root: &Arc<dyn RootKey>| roots.recovery().is_some_and(|recovery| recovery.id() == root.id());
         let mut made: Option<NewSecret> = None;
         let mut failures = Vec::new();
         for root in roots.wrapping() {
+            // The recovery root comes last, and makes no key that too few others have wrapped.
+            if let (true, Some((_, error))) = (is_recovery(root) && !is_enough(roots, &failures), failures.first()) {
+                return Err(KeyError::clone(error).into());
+            }
             self.refuse_outdated(account, epoch)?;
             let requested_at = self.now();
             let secret = made.as_ref().map(|made| &made.secret);
@@ -191,6 +205,7 @@ impl Engine {
                                 secret,
                                 wraps: vec![wrap],
                                 requested_at,
+                                authority: Authority::by_root(self.local.get().root_numbers.of(root.id())),
                                 parent: None,
                             });
                         }
@@ -202,7 +217,9 @@ impl Engine {
                     self.local.get().refusals.denied(account, root.id(), error.clone(), epoch, self.now());
                     return Err(error.into());
                 }
-                Err(error @ KeyError::Denied(_)) => return Err(self.note_denial(account, root.id(), error, epoch)),
+                Err(error @ KeyError::Denied(_)) => {
+                    return Err(self.note_denial(account, identity.id, root.id(), error, epoch));
+                }
                 Err(error) if roots.at_least().is_some() && error.is_out_of_reach() => failures.push((root, error)),
                 Err(error) => return Err(error.into()),
             }
@@ -241,6 +258,9 @@ impl Engine {
             let denial = self.local.get().refusals.denial(account, root.id(), epoch, now)?;
             first.get_or_insert(denial);
         }
+        if first.is_some() && self.cache().holds_recovered(&account.path, now) {
+            return None; // an operator went round them
+        }
         self.signals.remembered.add(first.is_some().into());
         first
     }
@@ -267,16 +287,20 @@ pub(super) async fn wrap_or_generate(
     }
 }
 
-/// What was made, if as many current roots wrapped it as must.
-fn enough(roots: &Roots, made: Option<NewSecret>, failures: &[(&Arc<dyn RootKey>, KeyError)]) -> Answer<NewSecret> {
+/// Whether as many current roots wrapped a new KEK as must, those out of reach aside.
+fn is_enough(roots: &Roots, failures: &[(&Arc<dyn RootKey>, KeyError)]) -> bool {
     let is_current = |id: &RootKeyId| roots.current_ids().any(|current| current == id);
     let failed = failures.iter().filter(|(root, _)| is_current(root.id())).count();
     let wrapped = roots.current().len() - failed;
+    failures.is_empty() || roots.at_least().is_some_and(|least| wrapped >= least)
+}
+
+/// What was made, if as many current roots wrapped it as must.
+fn enough(roots: &Roots, made: Option<NewSecret>, failures: &[(&Arc<dyn RootKey>, KeyError)]) -> Answer<NewSecret> {
     match (made, failures.first()) {
-        (Some(made), None) => Ok(made),
-        (Some(made), Some(_)) if roots.at_least().is_some_and(|least| wrapped >= least) => Ok(made),
+        (Some(made), _) if is_enough(roots, failures) => Ok(made),
         (_, Some((_, error))) => Err(error.clone().into()),
-        (None, None) => Err(KeyError::Interrupted.into()), // a list holds one at least, so this cannot be
+        (_, None) => Err(KeyError::Interrupted.into()), // a list holds one at least, so this cannot be
     }
 }
 

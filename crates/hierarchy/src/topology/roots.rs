@@ -115,7 +115,8 @@ impl RootsBuilder {
     ///
     /// **What it gives up:** what is sealed under such a KEK is lost with those that did wrap it, though the list names
     /// more. It counts in [`Stats::partial_wraps`](crate::Stats) and stands in the log. A root that *denies* still stops the
-    /// creation: whoever revoked an account's key does not want it to go on under another.
+    /// creation: whoever revoked an account's key does not want it to go on under another. If too few current ones wrap the
+    /// KEK, the recovery one is not asked.
     pub fn accept_at_least(mut self, roots: NonZeroUsize) -> Self {
         self.at_least = Some(roots);
         self
