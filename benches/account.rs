@@ -1,19 +1,26 @@
-//! Seal, open and rewrap through an account with its KEK in memory, beside the primitives alone and one bare seal by the pure Rust
-//! cipher.
+//! The whole path: seal, open and rewrap through an account with its KEK in memory, beside the primitives alone and one bare seal
+//! by the pure Rust cipher; the same without it; several threads on one account; the cold start of many.
 //!
-//! `cargo bench -p keystrata-benches`. Ratios within one run carry over to other machines, times do not.
+//! `cargo bench -p keystrata-benches --bench account`. Ratios within one run carry over to other machines, times do not.
 
-use std::{hint::black_box, sync::Arc};
+use std::{
+    hint::black_box,
+    sync::{Arc, Barrier},
+    time::{Duration, Instant},
+};
 
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, aead::Aead};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keystrata_hierarchy::{
     Context, Hierarchy, KekVersion, KeyPath, MemoryKekStore, SecretKey, test_util::ScriptedRootKey,
 };
+use keystrata_kms::LocalRootKey;
 use keystrata_primitives::{KekId, KekIdentity, Suite, envelope};
 use rand::{TryRng, rngs::SysRng};
 
 const SIZES: [usize; 4] = [64, 1024, 64 * 1024, 1024 * 1024];
+/// Accounts of a cold start.
+const COLD: usize = 10_000;
 
 fn seal_and_open(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
@@ -100,6 +107,112 @@ fn rewrap(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A KEK that is at rest: its record is read, its root key (a file's) unwraps it, it is derived and put into the cache.
+fn miss(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
+    let folder = tempfile::tempdir().expect("a folder for the key");
+    let root = LocalRootKey::create(folder.path().join("root.key")).expect("a new file");
+    let mut group = criterion.benchmark_group("miss");
+    for suite in [Suite::XChaCha20Poly1305, Suite::Aes256Gcm] {
+        let root = LocalRootKey::open(folder.path().join("root.key")).expect("made above");
+        let keys = Hierarchy::builder().root_key(root).store(MemoryKekStore::new()).suite(suite).build();
+        let keys = keys.expect("all that is required");
+        let account = keys.account("acme").expect("a valid name");
+        let context = Context::new().with("row", "42");
+        let sealed = runtime.block_on(account.seal(&[7; 64], &context)).expect("the local root answers");
+        group.bench_function(BenchmarkId::new("seal", suite), |bencher| {
+            bencher.iter_batched(
+                || keys.invalidate("acme").expect("a valid name"),
+                |_| runtime.block_on(account.seal(black_box(&[7; 64]), &context)).expect("the local root answers"),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("open", suite), |bencher| {
+            bencher.iter_batched(
+                || keys.invalidate("acme").expect("a valid name"),
+                |_| runtime.block_on(account.open(black_box(&sealed), &context)).expect("sealed here"),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+    drop(root);
+}
+
+/// Several threads seal under one KEK. The time is of one seal of all: with twice the threads, half of it at best.
+fn contended(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
+    let keys = Hierarchy::builder().root_key(ScriptedRootKey::new("bench:root")).store(MemoryKekStore::new());
+    let keys = keys.suite(Suite::Aes256Gcm).build().expect("all that is required");
+    let account = keys.account("acme").expect("a valid name");
+    let context = Context::new().with("row", "42");
+    runtime.block_on(account.seal(b"x", &context)).expect("the scripted root answers");
+    let mut group = criterion.benchmark_group("contended");
+    for threads in [1, 2, 4] {
+        group.bench_function(BenchmarkId::new("seal", threads), |bencher| {
+            bencher.iter_custom(|times| {
+                let (barrier, each) = (Barrier::new(threads + 1), times.div_ceil(threads as u64));
+                std::thread::scope(|scope| {
+                    for _ in 0..threads {
+                        scope.spawn(|| {
+                            barrier.wait();
+                            for _ in 0..each {
+                                black_box(account.try_seal(black_box(&[7; 64]), &context)).expect("in memory");
+                            }
+                            barrier.wait();
+                        });
+                    }
+                    barrier.wait();
+                    let start = Instant::now();
+                    barrier.wait();
+                    start.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A process starts, and every account seals once: one after the other, and warmed before.
+fn cold_start(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
+    let store = Arc::new(MemoryKekStore::new());
+    let start = |ttl: Duration| {
+        let builder = Hierarchy::builder().root_key(ScriptedRootKey::new("bench:root")).store(Arc::clone(&store));
+        builder.kek_ttl(ttl).capacity(COLD).build().expect("all that is required")
+    };
+    let names: Vec<String> = (0..COLD).map(|number| format!("account {number}")).collect();
+    let context = Context::none();
+    let seal_all = |keys: &Hierarchy| {
+        runtime.block_on(async {
+            for name in &names {
+                let account = keys.account(name.as_str()).expect("a valid name");
+                black_box(account.seal(b"x", &context).await).expect("the scripted root answers");
+            }
+        });
+    };
+    seal_all(&start(Duration::ZERO));
+    let mut group = criterion.benchmark_group("cold start");
+    group.sample_size(10).throughput(Throughput::Elements(COLD as u64));
+    let ttl = Duration::from_secs(3_600);
+    group.bench_function("seal", |bencher| {
+        bencher.iter_batched(|| start(ttl), |keys| seal_all(&keys), BatchSize::PerIteration);
+    });
+    let paths: Vec<KeyPath> = names.iter().map(|name| KeyPath::account(name).expect("a valid name")).collect();
+    group.bench_function("warm", |bencher| {
+        bencher.iter_batched(
+            || (start(ttl), paths.clone()),
+            |(keys, paths)| {
+                let warmed = runtime.block_on(keys.warm(paths)).expect("few accounts");
+                assert!(warmed.failed.is_empty() && warmed.unknown.is_empty());
+                keys
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
 /// One seal with XChaCha20-Poly1305 under a fresh key.
 fn bare_seal(plaintext: &[u8]) -> ([u8; 32], [u8; 24], Vec<u8>) {
     let mut random = [0; 56];
@@ -110,5 +223,5 @@ fn bare_seal(plaintext: &[u8]) -> ([u8; 32], [u8; 24], Vec<u8>) {
     (*key, nonce, sealed)
 }
 
-criterion_group!(benches, seal_and_open, rewrap);
+criterion_group!(benches, seal_and_open, miss, contended, cold_start, rewrap);
 criterion_main!(benches);
