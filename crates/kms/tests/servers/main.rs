@@ -9,6 +9,7 @@ mod aws;
 mod aws_faults;
 mod connections;
 mod engine;
+mod enveloped;
 mod gcp;
 mod gcp_auth;
 mod gcp_fake;
