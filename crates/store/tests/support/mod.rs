@@ -1,6 +1,8 @@
 //! What the tests share: records, and children that are this same program.
 #![allow(dead_code)] // no test uses all of it
 
+pub(crate) mod contest;
+
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
