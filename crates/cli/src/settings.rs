@@ -79,7 +79,9 @@ impl FromStr for StoreLocation {
             Ok(StoreUri::Sqlite(path)) => Ok(Self::Sqlite(path)),
             Ok(_) => Ok(Self::Server(text.to_owned())),
             // Whoever parses flags and variables repeats what is wrong, and this may hold a password; opening it says the rest.
-            Err(_) if text.starts_with("postgres") => Ok(Self::Server(text.to_owned())),
+            Err(_) if ["postgres", "dynamodb:"].iter().any(|scheme| text.starts_with(scheme)) => {
+                Ok(Self::Server(text.to_owned()))
+            }
             Err(error) => Err(error),
         }
     }

@@ -9,6 +9,8 @@
 #![cfg_attr(not(feature = "sqlite"), doc = "| `SqliteKekStore` | `sqlite`, off in this build | one machine |")]
 #![cfg_attr(feature = "postgres", doc = "| [`PostgresKekStore`] | `postgres` | a fleet |")]
 #![cfg_attr(not(feature = "postgres"), doc = "| `PostgresKekStore` | `postgres`, off in this build | a fleet |")]
+#![cfg_attr(feature = "dynamodb", doc = "| [`DynamoDbKekStore`] | `dynamodb` | a fleet in AWS |")]
+#![cfg_attr(not(feature = "dynamodb"), doc = "| `DynamoDbKekStore` | `dynamodb`, off in this build | a fleet in AWS |")]
 //!
 //! `docs/stores.md` says how each is set up and backed up, and what its errors mean.
 #![cfg_attr(
@@ -38,17 +40,21 @@ assert!(again.primaries(None, 10).await?.is_empty());
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod migration;
 mod open;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "dynamodb"))]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "dynamodb"))]
 mod wrappers;
 
+#[cfg(feature = "dynamodb")]
+pub use self::dynamodb::{DynamoDbConfig, DynamoDbConfigError, DynamoDbKekStore};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresConfig, PostgresConfigError, PostgresKekStore};
 

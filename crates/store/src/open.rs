@@ -7,6 +7,8 @@ use keystrata_hierarchy::{KekStore, StoreError};
 use crate::Migration;
 #[cfg(feature = "sqlite")]
 use crate::SqliteKekStore;
+#[cfg(feature = "dynamodb")]
+use crate::{DynamoDbConfig, DynamoDbKekStore};
 #[cfg(feature = "postgres")]
 use crate::{PostgresConfig, PostgresKekStore};
 
@@ -16,7 +18,7 @@ use crate::{PostgresConfig, PostgresKekStore};
 /// |---|---|---|
 /// | `sqlite:PATH` | a file of this machine | `sqlite`, on by default |
 /// | `postgres://USER@db.example/DATABASE` | PostgreSQL | `postgres` |
-/// | `dynamodb:TABLE` | DynamoDB | `dynamodb` |
+/// | `dynamodb:TABLE?region=…` | DynamoDB; see `DynamoDbConfig::from_uri` | `dynamodb` |
 ///
 /// ```
 /// # #[tokio::main]
@@ -41,6 +43,9 @@ pub async fn open(uri: &str) -> Result<Arc<dyn KekStore>, OpenStoreError> {
         StoreUri::Sqlite(path) => Ok(Arc::new(SqliteKekStore::open_existing(path).await?)),
         #[cfg(feature = "postgres")]
         StoreUri::Postgres => Ok(Arc::new(PostgresKekStore::open(postgres(uri)?).await?)),
+        #[cfg(feature = "dynamodb")]
+        StoreUri::DynamoDb => Ok(Arc::new(DynamoDbKekStore::open(dynamodb(uri)?).await?)),
+        #[allow(unreachable_patterns)] // where all are compiled
         other => Err(other.feature_off()),
     }
 }
@@ -61,6 +66,12 @@ pub async fn create(uri: &str) -> Result<Arc<dyn KekStore>, OpenStoreError> {
             PostgresKekStore::migrate(postgres(uri)?).await?;
             open(uri).await
         }
+        #[cfg(feature = "dynamodb")]
+        StoreUri::DynamoDb => {
+            DynamoDbKekStore::migrate(dynamodb(uri)?).await?;
+            open(uri).await
+        }
+        #[allow(unreachable_patterns)] // where all are compiled
         other => Err(other.feature_off()),
     }
 }
@@ -76,24 +87,29 @@ pub async fn plan_migration(uri: &str) -> Result<Migration, OpenStoreError> {
         StoreUri::Sqlite(path) => Ok(SqliteKekStore::plan_migration(path).await?),
         #[cfg(feature = "postgres")]
         StoreUri::Postgres => Ok(PostgresKekStore::plan_migration(postgres(uri)?).await?),
+        #[cfg(feature = "dynamodb")]
+        StoreUri::DynamoDb => Ok(DynamoDbKekStore::plan_migration(dynamodb(uri)?).await?),
+        #[allow(unreachable_patterns)] // where all are compiled
         other => Err(other.feature_off()),
     }
 }
 
-/// Brings the store that `uri` names to the schema of this release, in one transaction, and tells what it did. On a server it
-/// makes a store where there is none, which takes a role that may. Once all is there, this does nothing.
+/// Brings the store that `uri` names to the schema of this release, and tells what it did. On a server it makes a store where
+/// there is none, which takes a role that may. Once all is there, this does nothing.
 ///
 /// # Errors
 /// As [`plan_migration`].
 ///
 /// # Cancellation
-/// Dropping the future may leave the store as it was or migrated, nothing between.
+/// Dropping the future may leave the store as it was or migrated; a DynamoDB table also made and without a store yet.
 pub async fn migrate(uri: &str) -> Result<Migration, OpenStoreError> {
     let plan = plan_migration(uri).await?;
     match StoreUri::parse(uri)? {
         _ if plan.steps.is_empty() => {}
         #[cfg(feature = "postgres")]
         StoreUri::Postgres => drop(PostgresKekStore::migrate(postgres(uri)?).await?),
+        #[cfg(feature = "dynamodb")]
+        StoreUri::DynamoDb => drop(DynamoDbKekStore::migrate(dynamodb(uri)?).await?),
         // A file is carried over by whoever opens it.
         _ => drop(open(uri).await?),
     }
@@ -103,6 +119,11 @@ pub async fn migrate(uri: &str) -> Result<Migration, OpenStoreError> {
 #[cfg(feature = "postgres")]
 fn postgres(uri: &str) -> Result<PostgresConfig, OpenStoreError> {
     PostgresConfig::from_url(uri).map_err(|error| OpenStoreError::Malformed { why: error.to_string() })
+}
+
+#[cfg(feature = "dynamodb")]
+fn dynamodb(uri: &str) -> Result<DynamoDbConfig, OpenStoreError> {
+    DynamoDbConfig::from_uri(uri).map_err(|error| OpenStoreError::Malformed { why: error.to_string() })
 }
 
 /// What a store's URI names.
@@ -139,7 +160,11 @@ impl StoreUri {
             Some(("postgres" | "postgresql", _)) => {
                 malformed("write a PostgreSQL store as postgres://USER@db.example/DATABASE")
             }
+            #[cfg(feature = "dynamodb")]
+            Some(("dynamodb", _)) => dynamodb(uri).map(|_| Self::DynamoDb),
+            #[cfg(not(feature = "dynamodb"))]
             Some(("dynamodb", "")) => malformed("name a table, as in dynamodb:keystrata"),
+            #[cfg(not(feature = "dynamodb"))]
             Some(("dynamodb", _)) => Ok(Self::DynamoDb),
             _ => Err(OpenStoreError::UnknownScheme),
         }
@@ -187,11 +212,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_compiled_says_which_feature_it_needs() {
-        for (uri, feature) in [
+        let off: &[(&str, &str)] = &[
             #[cfg(not(feature = "postgres"))]
             ("postgres://app:hunter2@db.example/keys", "`postgres`"),
+            #[cfg(not(feature = "dynamodb"))]
             ("dynamodb:keystrata", "`dynamodb`"),
-        ] {
+        ];
+        for (uri, feature) in off {
             for message in [
                 open(uri).await.map(drop).unwrap_err().to_string(),
                 create(uri).await.map(drop).unwrap_err().to_string(),

@@ -19,6 +19,7 @@ pub(crate) struct RawAccount<'a> {
 }
 
 /// The same, believed.
+#[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) path: KeyPath,
     pub(crate) primary: Option<KekId>,

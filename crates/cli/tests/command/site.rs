@@ -14,6 +14,11 @@ use tempfile::TempDir;
 /// What the tests seal; no message may hold it.
 pub(crate) const SECRET: &[u8] = b"4111 1111 1111 1111";
 
+/// A store that this command does not open, and what it says of it.
+pub(crate) const NO_STORE: &str = "dynamodb:k";
+pub(crate) const NO_STORE_SAYS: &str =
+    if cfg!(feature = "dynamodb") { "3 to 255 letters" } else { "cargo feature `dynamodb`" };
+
 /// A folder, usually with a root key, a store and settings.
 pub(crate) struct Site {
     folder: TempDir,

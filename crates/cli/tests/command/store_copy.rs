@@ -10,7 +10,7 @@ use keystrata_primitives::{KekCheck, KekIdentity, WrappedSecret, Wrapper};
 use keystrata_store::SqliteKekStore;
 use serde_json::{Value, json};
 
-use crate::site::{SECRET, Site};
+use crate::site::{NO_STORE, NO_STORE_SAYS, SECRET, Site};
 
 const COPY: [&str; 6] = ["store", "copy", "--from", "sqlite:keystrata.db", "--to", "sqlite:new.db"];
 
@@ -93,9 +93,9 @@ fn copies_that_make_no_sense_are_refused() {
     }
     let line = site.refused(&["store", "copy", "--from", "sqlite:missing.db", "--to", "sqlite:new.db"], b"");
     assert!(line.contains("missing.db"), "{line}");
-    let secret = "dynamodb:hunter2";
-    let line = site.refused(&["store", "copy", "--from", "sqlite:keystrata.db", "--to", secret], b"");
-    assert!(line.contains("cargo feature `dynamodb`"), "{line}");
+    let secret = format!("{NO_STORE}?hunter2");
+    let line = site.refused(&["store", "copy", "--from", "sqlite:keystrata.db", "--to", &secret], b"");
+    assert!(line.contains(NO_STORE_SAYS) && !line.contains("hunter2"), "{line}");
     let output = site.run(&["store", "copy", "--from", "keystrata.db", "--to", "sqlite:new.db"], b"");
     assert_eq!(output.status.code(), Some(2));
 }

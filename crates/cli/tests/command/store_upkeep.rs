@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::site::{SECRET, Site};
+use crate::site::{NO_STORE, SECRET, Site};
 
 #[test]
 fn a_backup_restores_by_putting_it_in_place() {
@@ -57,6 +57,6 @@ fn a_store_of_a_newer_release_and_one_that_is_missing_are_refused() {
         assert!(line.contains("version 9999") && line.contains("update keystrata"), "{line}");
         let line = site.refused(&[command, &["--store", "sqlite:missing.db"]].concat(), b"");
         assert!(line.contains("missing.db"), "{line}");
-        site.refused(&[command, &["--store", "dynamodb:keks"]].concat(), b"");
+        site.refused(&[command, &["--store", NO_STORE]].concat(), b"");
     }
 }

@@ -113,12 +113,16 @@ fn post(port: u16, path: &str, headers: &str, body: &str) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or_default())
 }
 
+fn moto() -> Server {
+    Server::start(&installed("moto_server"), |port, _| {
+        ["-H", "127.0.0.1", "-p", &port.to_string()].map(String::from).into()
+    })
+}
+
 #[test]
 #[ignore = "needs moto, which `cargo xtask test` installs"]
 fn aws_is_configured_by_its_usual_variables() {
-    let moto = Server::start(&installed("moto_server"), |port, _| {
-        ["-H", "127.0.0.1", "-p", &port.to_string()].map(String::from).into()
-    });
+    let moto = moto();
     let headers = "x-amz-target: TrentService.CreateKey\r\ncontent-type: application/x-amz-json-1.1\r\n\
         authorization: AWS4-HMAC-SHA256 Credential=x/20260101/eu-west-1/kms/aws4_request\r\n";
     let (status, key) = post(moto.port, "/", headers, "{}");
@@ -168,15 +172,13 @@ fn vault_takes_its_token_from_the_environment() {
     assert!(line.contains("cannot be reached"), "{line}");
 }
 
-#[test]
-#[cfg(feature = "postgres")]
-#[ignore = "needs PostgreSQL, which `cargo xtask test` starts"]
-fn postgres_is_named_by_its_url() {
-    let server = std::env::var("KEYSTRATA_TEST_POSTGRES").expect("`cargo xtask test` starts a server and sets it");
-    let server = server.rsplit_once('/').unwrap().0.to_owned();
+/// Every command that a store on a server has to serve, on `store` and on `other`, neither of which is there yet. `secret`
+/// is a part of the store's URI that is not to be shown.
+#[cfg(any(feature = "postgres", feature = "dynamodb"))]
+fn serves_every_command(store: &str, other: &str, secret: &str, credentials: &[(&str, String)]) {
     let folder = tempfile::tempdir().unwrap();
-    let url = format!("{server}/postgres?sslmode=disable&schema=command_{}", std::process::id());
-    let variables = [("KEYSTRATA_STORE", url.clone()), ("KEYSTRATA_ROOT", "local:root.key".to_owned())];
+    let own = [("KEYSTRATA_STORE", store.to_owned()), ("KEYSTRATA_ROOT", "local:root.key".to_owned())];
+    let variables = [&own, credentials].concat();
     let run = |arguments: &[&str]| keystrata(folder.path(), &variables, arguments);
     let json = |arguments: &[&str]| serde_json::from_slice::<Value>(&run(arguments).unwrap().stdout).unwrap();
     keystrata(folder.path(), &[], &["init", "--root", "local:root.key"]).unwrap();
@@ -185,8 +187,7 @@ fn postgres_is_named_by_its_url() {
         let migrated = json(&[&["store", "migrate", "--json"], dry_run].concat());
         assert_eq!((&migrated["from"], &migrated["to"]), (&from.into(), &1.into()), "{migrated}");
         assert_eq!(migrated["steps"].as_array().unwrap().is_empty(), from == 1);
-        let password = server.split(['/', ':', '@']).nth(4).unwrap();
-        assert!(password.is_empty() || !migrated["store"].as_str().unwrap().contains(password), "{migrated}");
+        assert!(secret.is_empty() || !migrated["store"].as_str().unwrap().contains(secret), "{migrated}");
     }
     let sealed = run(&["seal", "--account", "acme"]).write_stdin(SECRET).unwrap().stdout;
     for command in
@@ -217,16 +218,41 @@ fn postgres_is_named_by_its_url() {
     let plan = json(&["account", "rotate", "--older-than", "0s", "--dry-run", "--json"]);
     assert_eq!((&plan["changed"], &plan["kms"]), (&2.into(), &Value::Null), "{plan}");
 
-    // Out of it, and back into another schema.
-    let other = url.replace("command_", "command_other_");
-    for (from, to) in [(&*url, "sqlite:copy.db"), ("sqlite:copy.db", &*other)] {
+    // Out of it, and back into another.
+    for (from, to) in [(store, "sqlite:copy.db"), ("sqlite:copy.db", other)] {
         for copied in [3, 0] {
             let copy = json(&["store", "copy", "--from", from, "--to", to, "--json"]);
             assert_eq!((&copy["copied"], &copy["same"]), (&copied.into(), &(3 - copied).into()), "{copy}");
         }
     }
-    let open = run(&["open", "--account", "acme", "--store", &other]).write_stdin(sealed).unwrap();
+    let open = run(&["open", "--account", "acme", "--store", other]).write_stdin(sealed).unwrap();
     assert_eq!(open.stdout, SECRET);
     let refused = run(&["store", "backup", "backup.db"]).output().unwrap();
     assert!(String::from_utf8(refused.stderr).unwrap().contains("backed up with its own tools"));
+}
+
+#[test]
+#[cfg(feature = "postgres")]
+#[ignore = "needs PostgreSQL, which `cargo xtask test` starts"]
+fn postgres_is_named_by_its_url() {
+    let server = std::env::var("KEYSTRATA_TEST_POSTGRES").expect("`cargo xtask test` starts a server and sets it");
+    let server = server.rsplit_once('/').unwrap().0.to_owned();
+    let url = format!("{server}/postgres?sslmode=disable&schema=command_{}", std::process::id());
+    let password = server.split(['/', ':', '@']).nth(4).unwrap();
+    serves_every_command(&url, &url.replace("command_", "command_other_"), password, &[]);
+}
+
+#[test]
+#[cfg(feature = "dynamodb")]
+#[ignore = "needs moto, which `cargo xtask test` installs"]
+fn dynamodb_is_named_by_its_table() {
+    let moto = moto();
+    let credentials = [
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2".into()),
+        ("AWS_EC2_METADATA_DISABLED", "true".into()),
+    ];
+    let parameters = format!("region=eu-west-1&endpoint=http://127.0.0.1:{}&call_timeout=120", moto.port);
+    let uri = format!("dynamodb:keystrata?{parameters}");
+    serves_every_command(&uri, &uri.replace("keystrata", "other"), "endpoint", &credentials);
 }

@@ -169,7 +169,7 @@ async fn forward(upstream: Option<u16>, request: &[u8]) -> Vec<u8> {
     read_message(&mut stream).await.unwrap()
 }
 
-/// A request or an answer of HTTP/1.1 whose body's length is told, as all clients and servers here do.
+/// A request or an answer of HTTP/1.1 whose body's length is told before or by its last chunk.
 pub(crate) async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut message = Vec::new();
     loop {
@@ -178,7 +178,9 @@ pub(crate) async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> 
             let head = String::from_utf8_lossy(&message[..head_len]).to_ascii_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
             let whole = head_len + length.map_or(0, |length| length.trim().parse::<usize>().unwrap());
-            if message.len() >= whole {
+            let is_chunked = head.contains("transfer-encoding: chunked");
+            let is_whole = if is_chunked { message.ends_with(b"\r\n0\r\n\r\n") } else { message.len() >= whole };
+            if is_whole {
                 return Ok(message);
             }
         }
