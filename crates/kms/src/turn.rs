@@ -45,6 +45,7 @@ impl Turn {
     }
 
     /// Takes the turn, unless it is somebody's.
+    #[cfg(any(test, feature = "vault", feature = "gcp"))]
     pub(crate) fn try_take(&self) -> Option<Claim<'_>> {
         self.take_or_ends_at().ok()
     }
