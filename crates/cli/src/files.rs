@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use keystrata_hierarchy::KeyPath;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -48,6 +48,12 @@ where
     bar.finish_and_clear();
     done.sort_by_key(|(nth, ..)| *nth);
     Ok(FileReport { files: done.into_iter().map(|(_, file, became)| (file, became)).collect() })
+}
+
+/// Refuses what is no file, such as a pipe, which could be waited for for ever.
+pub(crate) fn refuse_special(path: &Path) -> Result<()> {
+    let about = fs::metadata(path).context("it cannot be found")?;
+    if about.is_file() { Ok(()) } else { bail!("it is not a regular file") }
 }
 
 /// What blocks the thread, on one where it may.

@@ -50,6 +50,7 @@ impl JobReport {
 /// an account's own failure is an example in the report.
 pub(crate) async fn run(opened: &Opened, task: Task, args: &JobArgs, what: &'static str) -> Result<JobReport> {
     let file = args.checkpoint.as_deref().map(CheckpointFile::new).transpose()?;
+    let is_of_all = !matches!(task, Task::Reroot { under: Some(_), .. });
     let mut job = opened.keys.job(task).at_once(args.at_once);
     if args.dry_run {
         job = job.dry_run();
@@ -59,7 +60,7 @@ pub(crate) async fn run(opened: &Opened, task: Task, args: &JobArgs, what: &'sta
         before = checkpoint.tally();
         job = job.resume(checkpoint);
     }
-    let bar = progress::over_accounts(&opened.store, what).await?;
+    let bar = if is_of_all { progress::over_accounts(&opened.store, what).await? } else { progress::counting(what) };
     bar.set_position(before.accounts);
     let mut examples = Examples::new(args.examples);
     let (stop, mut stopped) = oneshot::channel();

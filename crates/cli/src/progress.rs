@@ -21,6 +21,16 @@ pub(crate) async fn over_accounts(store: &Arc<dyn KekStore>, what: &'static str)
     Ok(bar)
 }
 
+/// A count of accounts of whom nobody knows how many there are, where a person looks.
+pub(crate) fn counting(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(Duration::from_millis(200));
+        set_style(&bar, "{spinner} {msg} {pos} accounts");
+    }
+    bar
+}
+
 /// A bar over so many files, where there is one.
 pub(crate) fn over_files(files: usize, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(what);
@@ -32,5 +42,9 @@ pub(crate) fn over_files(files: usize, what: &'static str) -> ProgressBar {
 
 fn set_length(bar: &ProgressBar, length: u64, style: &str) {
     bar.set_length(length);
+    set_style(bar, style);
+}
+
+fn set_style(bar: &ProgressBar, style: &str) {
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
 }

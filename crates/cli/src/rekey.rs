@@ -15,7 +15,7 @@ use crate::{
     account,
     args::{RekeyArgs, SettingsArgs},
     failure::Outcome,
-    files::{self, blocking},
+    files::{self, blocking, refuse_special},
     keys::{self, Opened},
     kms::Work,
     open, output,
@@ -52,6 +52,7 @@ struct Object {
 
 impl Object {
     fn read(path: &Path) -> Result<(Self, Vec<u8>)> {
+        refuse_special(path)?;
         // A header that an interrupted rewrap left torn is put together again first.
         let file = EnvelopeFile::lock(path).map_err(of_file)?;
         let path = fs::canonicalize(path).context("it cannot be found any more")?;

@@ -10,7 +10,7 @@ use crate::{
     account,
     args::{RewrapArgs, SettingsArgs},
     failure::{self, Outcome},
-    files::{self, blocking},
+    files::{self, blocking, refuse_special},
     keys::{self, Opened},
     kms::Work,
     output,
@@ -36,7 +36,11 @@ pub(crate) async fn run(args: &RewrapArgs, settings: &SettingsArgs) -> Result<Ou
 }
 
 async fn rewrap_one(account: Account, path: PathBuf) -> Result<bool> {
-    let file = blocking(move || EnvelopeFile::lock(path).map_err(of_file)).await?;
+    let lock = move || {
+        refuse_special(&path)?;
+        EnvelopeFile::lock(path).map_err(of_file)
+    };
+    let file = blocking(lock).await?;
     match account.rewrap(file.header()).await.map_err(of_header)? {
         Rewrapped::Unchanged => Ok(false),
         Rewrapped::New(header) => {

@@ -181,7 +181,10 @@ impl SettingsArgs {
         let (roots, former_roots, recovery_root) =
             file.map_or_else(Default::default, |file| (file.roots, file.former_roots, file.recovery_root));
         let given = |given: &[RootLocation], in_file| if given.is_empty() { in_file } else { given.to_vec() };
-        let (current, former) = (given(&self.root, roots), given(&self.former_root, former_roots));
+        let current = given(&self.root, roots);
+        // The file may say what is to be while a flag says what is.
+        let former_roots = former_roots.into_iter().filter(|root| !current.contains(root)).collect();
+        let former = given(&self.former_root, former_roots);
         // On the day of need it is named as a former one, and then it is one.
         let recovery = self.recovery_root.clone().or(recovery_root).filter(|root| !self.former_root.contains(root));
         let roots = RootLocations { current, former, recovery };

@@ -70,9 +70,14 @@ fn a_file_that_fails_is_told_and_keeps_no_other_from_it() {
     let expected = [["failed"; 6].to_vec(), vec!["changed"]].concat();
     assert_eq!((outcomes(&facts), &facts["failed"]), (expected, &json!(6)));
     let errors: Vec<_> = facts["files"].as_array().unwrap().iter().filter_map(|file| file["error"].as_str()).collect();
-    for (error, says) in
-        errors.iter().zip(["has no KEK", "rejected", "empty", "not a Keystrata envelope", "", "find the file"])
-    {
+    for (error, says) in errors.iter().zip([
+        "has no KEK",
+        "rejected",
+        "empty",
+        "not a Keystrata envelope",
+        "regular file",
+        "cannot be found",
+    ]) {
         assert!(error.contains(says) && !error.contains('\n'), "{error}");
     }
     let changed: Vec<_> = site.files().into_iter().filter(|file| before.get(&file.0) != Some(&file.1)).collect();
@@ -100,6 +105,16 @@ fn an_interrupted_rewrap_is_brought_to_its_end() {
     site.write("a.ks", &torn).write("a.ks.ks-rewrap", &journal);
     site.ok(&["rekey", "--account", "acme", "--context", "file=a.ks", "a.ks"], b"");
     assert!(opens(&site, "a.ks") && !site.path("a.ks.ks-rewrap").exists());
+}
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let site = site();
+    assert!(std::process::Command::new("mkfifo").arg(site.path("pipe.ks")).status().unwrap().success());
+    for command in ["rewrap", "rekey"] {
+        let text = String::from_utf8(site.findings(&[command, "--account", "acme", "pipe.ks"])).unwrap();
+        assert!(text.contains("failed     pipe.ks: it is not a regular file"), "{text}");
+    }
 }
 
 #[test]

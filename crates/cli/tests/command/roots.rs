@@ -57,3 +57,17 @@ fn what_a_former_root_key_wrapped_opens_and_nothing_new_is_wrapped_by_it() {
     assert_eq!(keks["keks"][0]["wrapped_by"], json!([roots["roots"][1]["id"]]));
     assert_eq!(keks["keks"][1]["wrapped_by"], json!([roots["roots"][0]["id"]]));
 }
+
+#[test]
+fn a_former_root_key_of_the_settings_may_be_the_current_one_of_a_flag() {
+    let site = Site::new();
+    site.root_key("new.key");
+    let settings = [&site.read("keystrata.toml")[..], b"former_roots = [\"local:new.key\"]\n"].concat();
+    site.write("keystrata.toml", &settings);
+    let swapped = ["--root", "local:new.key", "--former-root", "local:keystrata.key"];
+    for roots in [&swapped[..2], &swapped[..]] {
+        assert!(site.text(&[&["root", "verify"], roots].concat()).starts_with("works   local:new.key\n"));
+    }
+    let line = site.refused(&["seal", "--account", "acme", "--former-root", "local:keystrata.key"], SECRET);
+    assert!(line.contains("twice"), "{line}");
+}
