@@ -25,8 +25,11 @@ enum Chore {
     /// Install what the tests need, then run all of them, the examples and `check`.
     Test {
         /// Run the load tests instead: a budget on real servers, with figures.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "soak")]
         load: bool,
+        /// Run the long tests instead, for an hour or more: thousands of kills, a minute of many processes, very many accounts.
+        #[arg(long)]
+        soak: bool,
     },
     /// Run the fuzz targets, as many at a time as there are cores; a find fails, and says how to see it again.
     Fuzz {
@@ -44,8 +47,9 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Args::parse().chore {
-        Chore::Test { load: false } => test::run(),
-        Chore::Test { load: true } => test::load(),
+        Chore::Test { load: true, .. } => test::load(),
+        Chore::Test { soak: true, .. } => test::soak(),
+        Chore::Test { .. } => test::run(),
         Chore::Fuzz { seconds, targets } => fuzz::run(Duration::from_secs(seconds), &targets),
         Chore::Lint => lint::run(),
         Chore::Check => check::run(),

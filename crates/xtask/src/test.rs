@@ -54,6 +54,26 @@ pub(crate) fn load() -> Result<()> {
     )
 }
 
+/// What a plain run does for seconds, for as long as it takes to believe it; and what has too many accounts for a plain run.
+/// They print what they find.
+pub(crate) fn soak() -> Result<()> {
+    setup::dependencies()?;
+    let soak = |arguments: &str, kills: u32| {
+        let mut command = cargo(&format!("test --locked --workspace --all-features {arguments}"));
+        command.env("KEYSTRATA_KILLS", kills.to_string());
+        command.env("KEYSTRATA_TRAFFIC_SECONDS", "60").env("KEYSTRATA_THOROUGH", "1");
+        command
+    };
+    step::run("very many accounts", &mut soak("--test large -- --ignored --nocapture", 0))?;
+    step::run("many processes on SQLite", &mut soak("--test many_processes -- --nocapture --test-threads 1", 2_000))?;
+    let postgres = setup::Postgres::start()?;
+    step::run(
+        "many processes on PostgreSQL",
+        soak("--test servers -- --include-ignored --nocapture --test-threads 1 postgres_soak::", 500)
+            .envs(postgres.environment()),
+    )
+}
+
 /// The engine over that many seeds of each kind; a plain `cargo test` runs a few hundred.
 fn simulation() -> Result<()> {
     step::run(

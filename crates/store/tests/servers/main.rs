@@ -25,6 +25,8 @@ mod postgres_database;
 mod postgres_faults;
 #[cfg(feature = "postgres")]
 mod postgres_processes;
+#[cfg(feature = "postgres")]
+mod postgres_soak;
 // One way to start servers and to read HTTP, not two.
 #[cfg(feature = "dynamodb")]
 #[allow(dead_code)] // here not all of it is used
@@ -34,5 +36,8 @@ mod process;
 #[allow(dead_code)]
 #[path = "../../../kms/tests/servers/proxy.rs"]
 mod proxy;
+#[cfg(feature = "postgres")]
+#[path = "../soak/mod.rs"]
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;

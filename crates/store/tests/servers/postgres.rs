@@ -8,7 +8,8 @@ use std::sync::{
 use async_trait::async_trait;
 use keystrata_hierarchy::{
     AccountCopy, Context, Creation, Hierarchy, Import, KekId, KekRecord, KekState, KekStore, KekVersion, KeyPath,
-    PathHead, Raise, Rotation, Shred, StoreError, Tombstone, Update, WrapperQuery, test_util::conformance,
+    PathHead, Raise, RootKeyId, Rotation, Shred, StoreError, Tombstone, Update, WrapperQuery, check_store,
+    test_util::conformance,
 };
 use keystrata_kms::LocalRootKey;
 use keystrata_primitives::KekIdentity;
@@ -164,6 +165,41 @@ async fn a_schema_without_a_store_is_refused() {
     database.run(&format!("CREATE SCHEMA {}", database.schema)).await;
     let missing = unavailable(PostgresKekStore::open(database.config("")).await);
     assert!(missing.contains("no KEK store"), "{missing}");
+}
+
+/// As from SQLite: an update is what helps, and no backup. Every way to the row says so, and hides no other account.
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_record_of_a_newer_form_asks_for_an_update() {
+    let database = Database::new().await;
+    let store: Arc<dyn KekStore> = Arc::new(database.open().await);
+    let (acme, globex) = (record("acme"), record("globex"));
+    store.create(&acme).await.unwrap();
+    store.create(&globex).await.unwrap();
+    // Version of the record, suite, state; what wraps it stands behind the path and the check.
+    for byte in [2, 3, 4] {
+        let newer = format!("UPDATE {}.kek SET record = set_byte(record, {byte}, 99) WHERE path = $1", database.schema);
+        database.admin.execute(&newer, &[&acme.identity.path.as_bytes()]).await.unwrap();
+        let root = WrapperQuery::Root(RootKeyId::new("test:root").unwrap());
+        for refused in [
+            store.primary(&acme.identity.path).await.map(drop),
+            store.record(&acme.identity.path, acme.identity.id).await.map(drop),
+            store.head(&acme.identity.path).await.map(drop),
+            store.export(&acme.identity.path).await.map(drop),
+            store.accounts(None, 10).await.map(drop),
+            store.by_wrapper(&root, None, 10).await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(matches!(&error, StoreError::UnknownForm { path: of, .. } if *of == path("acme")), "{error:?}");
+            assert!(error.to_string().contains("update keystrata"), "{error}");
+        }
+        assert_eq!(store.primary(&path("globex")).await.unwrap().as_ref(), Some(&globex));
+        let report = check_store(&store, None, |_| {}).await.unwrap();
+        assert_eq!((report.accounts, report.findings), (2, 1));
+        let back = format!("UPDATE {}.kek SET record = $2 WHERE path = $1", database.schema);
+        database.admin.execute(&back, &[&acme.identity.path.as_bytes(), &acme.encode().unwrap()]).await.unwrap();
+    }
+    assert_eq!(store.primary(&acme.identity.path).await.unwrap(), Some(acme));
 }
 
 #[tokio::test]
