@@ -1,9 +1,11 @@
 //! `cargo xtask`: the project's chores, the same on every machine and in CI.
 #![forbid(unsafe_code)]
 
+mod benchmarks;
 mod check;
 mod fuzz;
 mod lint;
+mod peers;
 mod setup;
 mod step;
 mod test;
@@ -39,6 +41,20 @@ enum Chore {
         /// Which ones; all of them if none is named.
         targets: Vec<String>,
     },
+    /// Run the benches and print the tables of docs/benchmarks.md, with machine, versions and date.
+    Benchmarks {
+        /// Which ones; all of them if none is named.
+        names: Vec<String>,
+    },
+    /// Build and measure Keystrata beside other libraries; prints the tables of docs/benchmarks.md.
+    Peers {
+        /// Print JSON, and nothing else on stdout.
+        #[arg(long)]
+        json: bool,
+        /// How often each case is timed.
+        #[arg(long, value_name = "N")]
+        rounds: Option<u32>,
+    },
     /// Formatting, clippy and docs without a warning; every feature alone; benches and examples build.
     Lint,
     /// Layers between crates, where memory may be touched raw, versions, oldest compiler, tracked files.
@@ -51,6 +67,8 @@ fn main() -> ExitCode {
         Chore::Test { soak: true, .. } => test::soak(),
         Chore::Test { .. } => test::run(),
         Chore::Fuzz { seconds, targets } => fuzz::run(Duration::from_secs(seconds), &targets),
+        Chore::Benchmarks { names } => benchmarks::run(&names),
+        Chore::Peers { json, rounds } => peers::run(json, rounds),
         Chore::Lint => lint::run(),
         Chore::Check => check::run(),
     };

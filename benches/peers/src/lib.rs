@@ -1,0 +1,55 @@
+//! Keystrata beside other libraries for envelope encryption: the same work, interleaved in one run.
+//!
+//! `cargo xtask peers` builds and runs this. A library is a file here, behind the trait [`Tenant`].
+#![forbid(unsafe_code)]
+
+pub mod about;
+mod aead;
+pub mod aims;
+pub mod asherah;
+pub mod bare;
+pub mod calls;
+pub mod keystrata;
+pub mod kms;
+pub mod kms_aead;
+pub mod memory;
+pub mod report;
+pub mod speed;
+pub mod tink;
+
+/// One tenant of one library, with what it keeps in memory for it.
+///
+/// Whatever a caller could prepare once, or holds anyhow, is not in what is timed: the form in which a library takes a
+/// plaintext ([`Plain`](Self::Plain)), and a sealed object that it consumes.
+pub trait Tenant {
+    /// A plaintext as the library takes and gives it.
+    type Plain;
+    /// A sealed object as the library gives and takes it.
+    type Sealed: Clone;
+
+    /// What is taken from a caller who has `bytes`.
+    fn plain(bytes: &[u8]) -> Self::Plain;
+    /// The bytes of a plaintext.
+    fn bytes(plain: &Self::Plain) -> &[u8];
+    /// How many bytes a caller has to store.
+    fn stored_bytes(sealed: &Self::Sealed) -> usize;
+
+    /// Seals one object.
+    fn seal(&self, plain: &Self::Plain) -> Self::Sealed;
+    /// Opens one object, which may be taken out of `sealed`.
+    fn open(&self, sealed: &mut Self::Sealed) -> Self::Plain;
+}
+
+/// A process that has just started: its tenants' keys are at rest, none is in memory.
+pub trait Process: Send + Sync {
+    /// What its tenants are.
+    type Tenant: Tenant;
+
+    /// The tenant of this number, of those whose keys are at rest.
+    fn tenant(&self, number: usize) -> Self::Tenant;
+}
+
+/// The context of every object, in libraries that have one: one pair, as a row of a table would have.
+pub const CONTEXT: (&str, &str) = ("row", "42");
+/// The same for libraries that take bytes.
+pub const AAD: &str = "row=42";

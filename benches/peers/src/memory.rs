@@ -1,0 +1,76 @@
+//! Bytes of memory for each tenant whose key is cached, handles not kept.
+
+use std::{alloc::System, process::Command};
+
+use anyhow::{Context, Result, bail};
+use keystrata_primitives::Suite;
+use serde::{Deserialize, Serialize};
+use stats_alloc::{Region, StatsAlloc};
+
+use crate::{Process, Tenant, asherah, keystrata, kms::Kms};
+
+/// Tenants in memory.
+pub const TENANTS: usize = 10_000;
+
+/// The libraries that keep tenants' keys in memory.
+pub const NAMES: [&str; 3] = ["keystrata", "asherah", "asherah-no-schedules"];
+
+/// What a tenant takes.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Bytes {
+    /// By the allocator's count.
+    pub heap: usize,
+    /// Locked in memory, which the allocator does not know of.
+    pub locked: usize,
+}
+
+/// Measures one of [`NAMES`] in this process, all of whose memory `allocator` counts.
+pub fn measure(name: &str, allocator: &StatsAlloc<System>) -> Result<Bytes> {
+    let kms = Kms::default();
+    Ok(match name {
+        "keystrata" => {
+            let service = keystrata::Service::start(Suite::Aes256Gcm, keystrata::Topology::Account, TENANTS + 1, &kms);
+            let bytes = grown(&service, allocator)?;
+            assert_eq!(service.cached_keks(), TENANTS + 1);
+            bytes
+        }
+        "asherah" => grown(&asherah_service(asherah::Schedules::Cached, &kms), allocator)?,
+        "asherah-no-schedules" => grown(&asherah_service(asherah::Schedules::NotCached, &kms), allocator)?,
+        _ => bail!("no library `{name}` here: choose of {NAMES:?}"),
+    })
+}
+
+fn asherah_service(schedules: asherah::Schedules, kms: &Kms) -> asherah::Service<asherah::Struct> {
+    asherah::Service::start(schedules, TENANTS + 1, kms)
+}
+
+fn grown<P: Process>(process: &P, allocator: &StatsAlloc<System>) -> Result<Bytes> {
+    let plain = P::Tenant::plain(b"x");
+    // What is taken once for all.
+    process.tenant(TENANTS).seal(&plain);
+    let (region, locked) = (Region::new(allocator), locked_bytes()?);
+    for number in 0..TENANTS {
+        process.tenant(number).seal(&plain);
+    }
+    let change = region.change();
+    // What was reallocated is counted as allocated or given back.
+    let heap = change.bytes_allocated.saturating_sub(change.bytes_deallocated);
+    Ok(Bytes { heap: heap / TENANTS, locked: locked_bytes()?.saturating_sub(locked) / TENANTS })
+}
+
+fn locked_bytes() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmLck:")).context("no VmLck in /proc/self/status")?;
+    let kib: usize = line.split_whitespace().nth(1).context("no figure after VmLck")?.parse()?;
+    Ok(kib * 1024)
+}
+
+/// Measures one of [`NAMES`] in a process of its own, which counts every allocation and so is no place to measure time.
+pub fn measure_apart(name: &str) -> Result<Bytes> {
+    let program = std::env::current_exe()?.with_file_name("peers-memory");
+    let output = Command::new(&program).arg(name).output().with_context(|| format!("run {}", program.display()))?;
+    if !output.status.success() {
+        bail!("{} {name}: {}: {}", program.display(), output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("what {} printed", program.display()))
+}
