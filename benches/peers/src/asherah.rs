@@ -10,7 +10,7 @@ use asherah::{
 };
 use std::{marker::PhantomData, sync::Arc};
 
-use crate::{Process, Tenant, kms::Kms};
+use crate::{Process, Sealed, Tenant, kms::Kms};
 
 /// Whether the tenants' expanded key schedules stay in ordinary memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,13 +68,11 @@ impl<F: Form> Process for Service<F> {
 }
 
 /// How a sealed object is handed over.
-pub trait Form: Clone + 'static {
+pub trait Form: Sealed + 'static {
     /// From what asherah gives.
     fn of(record: DataRowRecord) -> Self;
     /// To what it takes, which may be taken out of `self`.
     fn take(&mut self) -> DataRowRecord;
-    /// How many bytes a caller has to store.
-    fn stored_bytes(&self) -> usize;
 }
 
 /// As the struct that asherah gives and takes, never written anywhere.
@@ -85,6 +83,12 @@ pub struct Struct(Option<DataRowRecord>);
 #[derive(Clone)]
 pub struct Wire(String);
 
+impl Sealed for Struct {
+    fn stored_bytes(&self) -> usize {
+        self.0.as_ref().expect("not yet opened").to_json_fast().len()
+    }
+}
+
 impl Form for Struct {
     fn of(record: DataRowRecord) -> Self {
         Self(Some(record))
@@ -93,9 +97,11 @@ impl Form for Struct {
     fn take(&mut self) -> DataRowRecord {
         self.0.take().expect("opened once")
     }
+}
 
+impl Sealed for Wire {
     fn stored_bytes(&self) -> usize {
-        self.0.as_ref().expect("not yet opened").to_json_fast().len()
+        self.0.len()
     }
 }
 
@@ -106,10 +112,6 @@ impl Form for Wire {
 
     fn take(&mut self) -> DataRowRecord {
         serde_json::from_str(&self.0).expect("written by asherah")
-    }
-
-    fn stored_bytes(&self) -> usize {
-        self.0.len()
     }
 }
 
@@ -122,18 +124,6 @@ pub struct AsherahTenant<F> {
 impl<F: Form> Tenant for AsherahTenant<F> {
     type Plain = Vec<u8>;
     type Sealed = F;
-
-    fn plain(bytes: &[u8]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-
-    fn bytes(plain: &Vec<u8>) -> &[u8] {
-        plain
-    }
-
-    fn stored_bytes(sealed: &F) -> usize {
-        sealed.stored_bytes()
-    }
 
     fn seal(&self, plain: &Vec<u8>) -> F {
         F::of(self.session.encrypt(plain).expect("the KMS answers"))
@@ -148,11 +138,11 @@ impl<F: Form> Tenant for AsherahTenant<F> {
 struct CountingKms(Kms);
 
 impl KeyManagementService for CountingKms {
-    fn encrypt_key(&self, _: &(), key: &[u8]) -> anyhow::Result<Vec<u8>> {
+    fn encrypt_key(&self, (): &(), key: &[u8]) -> anyhow::Result<Vec<u8>> {
         Ok(self.0.wrap(key))
     }
 
-    fn decrypt_key(&self, _: &(), wrapped: &[u8]) -> anyhow::Result<Vec<u8>> {
+    fn decrypt_key(&self, (): &(), wrapped: &[u8]) -> anyhow::Result<Vec<u8>> {
         self.0.unwrap(wrapped).ok_or_else(|| anyhow::anyhow!("not wrapped here"))
     }
 }

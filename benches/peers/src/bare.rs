@@ -2,7 +2,7 @@
 
 use keystrata_primitives::Suite;
 
-use crate::{Tenant, aead::Key};
+use crate::{Sealed, Tenant, aead::Key};
 
 #[path = "../../primitives/bare.rs"]
 #[allow(dead_code)] // the criterion benches use all of it
@@ -14,6 +14,12 @@ pub struct FreshKey(pub Suite);
 /// Sealed bytes, and the key that opens them.
 #[derive(Clone)]
 pub struct KeyAndSealed(with_fresh_key::Bare);
+
+impl Sealed for KeyAndSealed {
+    fn stored_bytes(&self) -> usize {
+        self.0.sealed().len()
+    }
+}
 
 /// AES-256-GCM of AWS-LC under one key for all objects, whose schedule is kept.
 pub struct OneKey(Key);
@@ -28,18 +34,6 @@ impl Tenant for FreshKey {
     type Plain = Vec<u8>;
     type Sealed = KeyAndSealed;
 
-    fn plain(bytes: &[u8]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-
-    fn bytes(plain: &Vec<u8>) -> &[u8] {
-        plain
-    }
-
-    fn stored_bytes(sealed: &KeyAndSealed) -> usize {
-        sealed.0.sealed().len()
-    }
-
     fn seal(&self, plain: &Vec<u8>) -> KeyAndSealed {
         KeyAndSealed(with_fresh_key::seal(self.0, plain))
     }
@@ -52,18 +46,6 @@ impl Tenant for FreshKey {
 impl Tenant for OneKey {
     type Plain = Vec<u8>;
     type Sealed = Vec<u8>;
-
-    fn plain(bytes: &[u8]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-
-    fn bytes(plain: &Vec<u8>) -> &[u8] {
-        plain
-    }
-
-    fn stored_bytes(sealed: &Vec<u8>) -> usize {
-        sealed.len()
-    }
 
     fn seal(&self, plain: &Vec<u8>) -> Vec<u8> {
         self.0.seal(plain)

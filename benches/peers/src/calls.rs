@@ -4,7 +4,7 @@ use std::{sync::Barrier, time::Duration};
 
 use serde::Serialize;
 
-use crate::{Process, Tenant, kms::Kms};
+use crate::{Plain, Process, Tenant, kms::Kms};
 
 /// Callers who come at once to a process that has just started, all for one tenant.
 pub const COLD_CALLERS: usize = 64;
@@ -42,7 +42,7 @@ fn cold_callers<P: Process>(start: &impl Fn(usize, &Kms) -> P) -> u64 {
             scope.spawn(|| {
                 let tenant = process.tenant(0);
                 barrier.wait();
-                tenant.seal(&P::Tenant::plain(b"x"));
+                tenant.seal(&Plain::of(b"x"));
             });
         }
     });
@@ -54,10 +54,10 @@ fn operations<P: Process>(start: &impl Fn(usize, &Kms) -> P) -> u64 {
     let process = start(TENANTS, &kms);
     kms.take_calls();
     let tenants: Vec<P::Tenant> = (0..TENANTS).map(|number| process.tenant(number)).collect();
-    let plain = P::Tenant::plain(b"x");
+    let plain = Plain::of(b"x");
     for tenant in tenants.iter().cycle().take(OPERATIONS / 2) {
         let mut sealed = tenant.seal(&plain);
-        assert_eq!(P::Tenant::bytes(&tenant.open(&mut sealed)), b"x");
+        assert_eq!(tenant.open(&mut sealed).bytes(), b"x");
     }
     kms.take_calls()
 }

@@ -98,18 +98,6 @@ impl Tenant for KeystrataTenant {
     type Plain = Vec<u8>;
     type Sealed = Vec<u8>;
 
-    fn plain(bytes: &[u8]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-
-    fn bytes(plain: &Vec<u8>) -> &[u8] {
-        plain
-    }
-
-    fn stored_bytes(sealed: &Vec<u8>) -> usize {
-        sealed.len()
-    }
-
     fn seal(&self, plain: &Vec<u8>) -> Vec<u8> {
         match self.account.try_seal(plain, &self.context).expect("the KMS answers") {
             Some(sealed) => sealed,

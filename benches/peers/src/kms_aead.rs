@@ -9,7 +9,7 @@ use kms_aead::{
 };
 use secret_vault_value::SecretValue;
 
-use crate::{AAD, Process, Tenant, kms::Kms};
+use crate::{AAD, Plain, Process, Sealed, Tenant, kms::Kms};
 
 /// A service that has just started; nothing is at rest.
 pub struct Service(Kms);
@@ -45,24 +45,28 @@ impl Tenant for KmsAeadTenant {
     type Plain = SecretValue;
     type Sealed = CipherTextWithEncryptedKey;
 
-    fn plain(bytes: &[u8]) -> SecretValue {
-        SecretValue::from(bytes.to_vec())
-    }
-
-    fn bytes(plain: &SecretValue) -> &[u8] {
-        plain.as_sensitive_bytes()
-    }
-
-    fn stored_bytes(sealed: &CipherTextWithEncryptedKey) -> usize {
-        sealed.value().len()
-    }
-
     fn seal(&self, plain: &SecretValue) -> CipherTextWithEncryptedKey {
         finished(self.encryption.encrypt_value(&self.aad, plain))
     }
 
     fn open(&self, sealed: &mut CipherTextWithEncryptedKey) -> SecretValue {
         finished(self.encryption.decrypt_value(&self.aad, sealed))
+    }
+}
+
+impl Plain for SecretValue {
+    fn of(bytes: &[u8]) -> Self {
+        Self::from(bytes.to_vec())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.as_sensitive_bytes()
+    }
+}
+
+impl Sealed for CipherTextWithEncryptedKey {
+    fn stored_bytes(&self) -> usize {
+        self.value().len()
     }
 }
 

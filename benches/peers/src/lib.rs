@@ -20,24 +20,47 @@ pub mod tink;
 /// One tenant of one library, with what it keeps in memory for it.
 ///
 /// Whatever a caller could prepare once, or holds anyhow, is not in what is timed: the form in which a library takes a
-/// plaintext ([`Plain`](Self::Plain)), and a sealed object that it consumes.
+/// plaintext, and a sealed object that it consumes.
 pub trait Tenant {
     /// A plaintext as the library takes and gives it.
-    type Plain;
+    type Plain: Plain;
     /// A sealed object as the library gives and takes it.
-    type Sealed: Clone;
-
-    /// What is taken from a caller who has `bytes`.
-    fn plain(bytes: &[u8]) -> Self::Plain;
-    /// The bytes of a plaintext.
-    fn bytes(plain: &Self::Plain) -> &[u8];
-    /// How many bytes a caller has to store.
-    fn stored_bytes(sealed: &Self::Sealed) -> usize;
+    type Sealed: Sealed;
 
     /// Seals one object.
     fn seal(&self, plain: &Self::Plain) -> Self::Sealed;
     /// Opens one object, which may be taken out of `sealed`.
     fn open(&self, sealed: &mut Self::Sealed) -> Self::Plain;
+}
+
+/// A plaintext in a library's own form.
+pub trait Plain {
+    /// From a caller who has `bytes`.
+    fn of(bytes: &[u8]) -> Self;
+    /// To one who wants them.
+    fn bytes(&self) -> &[u8];
+}
+
+/// A sealed object in a library's own form.
+pub trait Sealed: Clone {
+    /// How many bytes a caller has to store.
+    fn stored_bytes(&self) -> usize;
+}
+
+impl Plain for Vec<u8> {
+    fn of(bytes: &[u8]) -> Self {
+        bytes.to_vec()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Sealed for Vec<u8> {
+    fn stored_bytes(&self) -> usize {
+        self.len()
+    }
 }
 
 /// A process that has just started: its tenants' keys are at rest, none is in memory.

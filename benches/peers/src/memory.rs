@@ -7,7 +7,7 @@ use keystrata_primitives::Suite;
 use serde::{Deserialize, Serialize};
 use stats_alloc::{Region, StatsAlloc};
 
-use crate::{Process, Tenant, asherah, keystrata, kms::Kms};
+use crate::{Plain, Process, Tenant, asherah, keystrata, kms::Kms};
 
 /// Tenants in memory.
 pub const TENANTS: usize = 10_000;
@@ -25,6 +25,9 @@ pub struct Bytes {
 }
 
 /// Measures one of [`NAMES`] in this process, all of whose memory `allocator` counts.
+///
+/// # Errors
+/// For another name, or if the kernel does not say what is locked.
 pub fn measure(name: &str, allocator: &StatsAlloc<System>) -> Result<Bytes> {
     let kms = Kms::default();
     Ok(match name {
@@ -45,7 +48,7 @@ fn asherah_service(schedules: asherah::Schedules, kms: &Kms) -> asherah::Service
 }
 
 fn grown<P: Process>(process: &P, allocator: &StatsAlloc<System>) -> Result<Bytes> {
-    let plain = P::Tenant::plain(b"x");
+    let plain = Plain::of(b"x");
     // What is taken once for all.
     process.tenant(TENANTS).seal(&plain);
     let (region, locked) = (Region::new(allocator), locked_bytes()?);
@@ -66,6 +69,9 @@ fn locked_bytes() -> Result<usize> {
 }
 
 /// Measures one of [`NAMES`] in a process of its own, which counts every allocation and so is no place to measure time.
+///
+/// # Errors
+/// If that process cannot be started or fails.
 pub fn measure_apart(name: &str) -> Result<Bytes> {
     let program = std::env::current_exe()?.with_file_name("peers-memory");
     let output = Command::new(&program).arg(name).output().with_context(|| format!("run {}", program.display()))?;

@@ -1,6 +1,6 @@
 //! The tables, in Markdown and as JSON.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use serde::Serialize;
 
@@ -126,7 +126,7 @@ impl Report {
             "| | KMS calls, {} cold callers | KMS calls, {} operations over {} tenants | bytes of memory a tenant \
              | of them locked | bytes stored beside 64 B | beside 64 KiB |",
             calls::COLD_CALLERS,
-            grouped(calls::OPERATIONS as f64),
+            grouped(calls::OPERATIONS),
             calls::TENANTS,
         );
         line(out, &title);
@@ -138,13 +138,13 @@ impl Report {
             });
             let stored = |at: usize| {
                 let cell = self.row(calls.name).and_then(|row| row.sizes.iter().find(|cell| cell.bytes == at));
-                cell.map_or_else(String::new, |cell| grouped(cell.overhead as f64))
+                cell.map_or_else(String::new, |cell| grouped(cell.overhead))
             };
             let text = format!(
                 "| {} | {} | {} | {all} | {locked} | {} | {} |",
                 calls.name,
                 calls.cold_callers,
-                grouped(calls.operations as f64),
+                grouped(calls.operations),
                 stored(64),
                 stored(64 * 1024),
             );
@@ -193,7 +193,7 @@ pub(crate) fn size(bytes: usize) -> String {
 }
 
 /// `12345.6` as `12,346`.
-fn grouped(number: f64) -> String {
+fn grouped(number: impl Display) -> String {
     let digits = format!("{number:.0}");
     let mut out = String::new();
     for (at, digit) in digits.char_indices() {

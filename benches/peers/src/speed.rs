@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::Tenant;
+use crate::{Plain, Sealed, Tenant};
 
 /// Bytes of the objects.
 pub const SIZES: [usize; 4] = [64, 1024, 64 * 1024, 1024 * 1024];
@@ -58,7 +58,7 @@ pub struct Nanos {
 impl<'a> Case<'a> {
     /// Times `tenant` under this name.
     pub fn new<T: Tenant + 'a>(name: &'static str, tenant: T) -> Self {
-        Self { name, contestant: Box::new(Timed { tenant, plain: T::plain(&[]), sealed: None }) }
+        Self { name, contestant: Box::new(Timed { tenant, plain: T::Plain::of(&[]), sealed: None }) }
     }
 }
 
@@ -125,10 +125,10 @@ struct Timed<T: Tenant> {
 
 impl<T: Tenant> Contestant for Timed<T> {
     fn prepare(&mut self, plaintext: &[u8]) -> usize {
-        self.plain = T::plain(plaintext);
+        self.plain = T::Plain::of(plaintext);
         let sealed = self.tenant.seal(&self.plain);
-        assert_eq!(T::bytes(&self.tenant.open(&mut sealed.clone())), plaintext, "a library opens what it sealed");
-        let overhead = T::stored_bytes(&sealed) - plaintext.len();
+        assert_eq!(self.tenant.open(&mut sealed.clone()).bytes(), plaintext, "a library opens what it sealed");
+        let overhead = sealed.stored_bytes() - plaintext.len();
         self.sealed = Some(sealed);
         overhead
     }

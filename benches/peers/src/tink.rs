@@ -32,18 +32,6 @@ impl Tenant for TinkTenant {
     type Plain = Vec<u8>;
     type Sealed = Vec<u8>;
 
-    fn plain(bytes: &[u8]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-
-    fn bytes(plain: &Vec<u8>) -> &[u8] {
-        plain
-    }
-
-    fn stored_bytes(sealed: &Vec<u8>) -> usize {
-        sealed.len()
-    }
-
     fn seal(&self, plain: &Vec<u8>) -> Vec<u8> {
         self.0.encrypt(plain, AAD.as_bytes()).expect("the KMS answers")
     }
