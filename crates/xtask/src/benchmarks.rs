@@ -63,7 +63,8 @@ fn conditions(workspace: &Workspace) -> Result<String> {
     let processors = read("/proc/cpuinfo")?;
     let processor = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let load = read("/proc/loadavg")?;
-    let versions = PACKAGES.iter().filter_map(|name| workspace.packages.iter().find(|package| package.name == *name));
+    // The last of several versions: ours is the newest, and an older one is some dependency's.
+    let versions = PACKAGES.iter().filter_map(|name| workspace.packages.iter().rfind(|package| package.name == *name));
     let versions: Vec<_> = versions.map(|package| format!("`{}` {}", package.name, package.version)).collect();
     Ok(format!(
         "Measured on {} on {} cores of {} (load {}), Linux {}, {}; {}.",
