@@ -1,5 +1,7 @@
 //! From the two-level form to envelopes and back; and texts that other programs wrote.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+
 use std::sync::Arc;
 
 use base64::{

@@ -43,7 +43,9 @@ pub(crate) struct CachedKek {
     refresh_from: AtomicU64,
     /// Whether it was used since it was last passed over for eviction.
     pub(super) was_used: AtomicBool,
-    authority: Authority,
+    /// Its [`Authority`] in two parts, which fill what the others leave of eight bytes.
+    how: How,
+    root: RootNumber,
     /// What is above it; `None` if a root key unwrapped it.
     under: Option<Arc<Lineage>>,
 }
@@ -163,7 +165,8 @@ impl CachedKek {
             excused_until: AtomicU64::new(0),
             refresh_from: AtomicU64::new(refresh_from),
             was_used: AtomicBool::new(false),
-            authority: life.authority,
+            how: life.authority.how,
+            root: life.authority.root,
             under: parent.map(|parent| Arc::clone(&parent.lineage)),
         }
     }
@@ -180,7 +183,7 @@ impl CachedKek {
             deadline: self.deadline,
             end: self.end(),
             is_renewed: self.refresh_from.load(Ordering::Relaxed) != NEVER,
-            root: self.authority.root,
+            root: self.root,
             lineage,
         }
     }
@@ -197,11 +200,11 @@ impl CachedKek {
     }
 
     pub(crate) fn authority(&self) -> Authority {
-        self.authority
+        Authority { root: self.root, how: self.how }
     }
 
     pub(crate) fn is_recovered(&self) -> bool {
-        self.authority.how == How::Recovery
+        self.how == How::Recovery
     }
 
     pub(crate) fn id(&self) -> KekId {
