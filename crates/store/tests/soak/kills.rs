@@ -20,6 +20,9 @@ use super::{
 /// Rounds on one store before another is begun, so that a round does not take longer and longer.
 const ROUNDS_PER_STORE: u64 = 120;
 
+/// For a child to do so much; then it is killed all the same.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What the rounds came to, for a report.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
@@ -56,7 +59,7 @@ pub(crate) async fn survives(
         }
         let operation = OPERATIONS[usize::try_from(round).unwrap() % OPERATIONS.len()];
         let copy = copy_of(&site, round);
-        let told = kill_at_random(site.child(name, &format!("{operation} {copy}")));
+        let told = kill_at_random(site.child(name, &format!("{operation} {copy}")), operation);
         figures.rounds += 1;
         figures.told += told.len();
         figures.resumed += usize::from(told.iter().any(|line| line == "resumed"));
@@ -80,16 +83,21 @@ async fn prepare(site: &Site) {
     }
 }
 
-/// Kills it some time after it began, and gives what it told.
-fn kill_at_random(child: Process) -> Vec<String> {
+/// Kills it after so many lines, or some time after it began, and gives what it told.
+fn kill_at_random(child: Process, operation: &str) -> Vec<String> {
     let random = KekId::generate().unwrap();
     let [a, b, ..] = *random.as_bytes();
-    // Every second time within the first operations, else anywhere in a quarter of a second.
-    let most = if a % 2 == 0 { 25_000 } else { 250_000 };
-    let wait = Duration::from_micros(most * u64::from(b) / 255);
     let mut told = vec![child.lines.recv().expect("the child begins")];
+    // Every second time by what it has done, which comes to any of it on a slow machine too; else anywhere in a quarter of
+    // a second.
+    let (lines, wait) = match (a % 2, operation) {
+        (0, "reroot") => (usize::from(b % 4), PATIENCE), // one for each batch of accounts
+        (0, "copy") => (usize::from(b), PATIENCE),
+        (0, _) => (usize::from(b % 32), PATIENCE),
+        _ => (usize::MAX, Duration::from_micros(1_000 * u64::from(b))),
+    };
     let until = Instant::now() + wait;
-    loop {
+    while told.len() <= lines {
         match child.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) => told.push(line),
             Err(RecvTimeoutError::Timeout) => break,
