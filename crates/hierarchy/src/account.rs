@@ -1,6 +1,8 @@
 //! A handle to one account: seal and open.
 
 mod life;
+#[cfg(any(test, feature = "test-util"))]
+mod rehearse;
 pub(crate) mod rewrap;
 mod stream;
 

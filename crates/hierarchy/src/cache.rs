@@ -16,7 +16,7 @@ mod sweeper;
 
 use std::{
     fmt,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, DefaultHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -68,7 +68,9 @@ struct Shared {
     /// KEKs in the index, and those that are about to be.
     len: AtomicUsize,
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
+    hasher: ShardHasher,
+    /// Whether there is no sweeper.
+    is_swept_by_hand: bool,
     warrants: Warrants,
     /// Whether any account has a path of more than one segment.
     has_inner: AtomicBool,
@@ -77,6 +79,25 @@ struct Shared {
     epoch: AtomicU64,
     is_closed: AtomicBool,
     process: u64,
+}
+
+/// Spreads the accounts over the shards.
+enum ShardHasher {
+    /// So that nobody who chooses accounts' names can choose a shard for them.
+    Random(RandomState),
+    /// The same in every run, for simulations.
+    Fixed,
+}
+
+impl BuildHasher for ShardHasher {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        match self {
+            Self::Random(state) => state.build_hasher(),
+            Self::Fixed => DefaultHasher::new(),
+        }
+    }
 }
 
 /// How often an account and all of them were invalidated. What was asked for under another epoch is worth nothing.
@@ -155,6 +176,26 @@ impl Shared {
 
 impl KekCache {
     pub(crate) fn new(clock: Arc<dyn Clock>, memory: ArenaConfig, capacity: usize, signals: Arc<Signals>) -> Self {
+        Self::build(clock, memory, capacity, signals, false)
+    }
+
+    /// One without a sweeper, and with each account in the same shard in every run.
+    pub(crate) fn swept_by_hand(
+        clock: Arc<dyn Clock>,
+        memory: ArenaConfig,
+        capacity: usize,
+        signals: Arc<Signals>,
+    ) -> Self {
+        Self::build(clock, memory, capacity, signals, true)
+    }
+
+    fn build(
+        clock: Arc<dyn Clock>,
+        memory: ArenaConfig,
+        capacity: usize,
+        signals: Arc<Signals>,
+        is_swept_by_hand: bool,
+    ) -> Self {
         let shards = capacity.div_ceil(KEKS_PER_SHARD).clamp(1, MOST_SHARDS);
         let agenda = Agenda::new(clock.now());
         let shared = Shared {
@@ -165,7 +206,8 @@ impl KekCache {
             capacity,
             len: AtomicUsize::new(0),
             shards: (0..shards).map(|_| Mutex::new(Shard::new(agenda.offset()))).collect(),
-            hasher: RandomState::new(),
+            hasher: if is_swept_by_hand { ShardHasher::Fixed } else { ShardHasher::Random(RandomState::new()) },
+            is_swept_by_hand,
             warrants: Warrants::default(),
             has_inner: AtomicBool::new(false),
             agenda,
@@ -282,7 +324,7 @@ impl KekCache {
                 return Err(refused);
             }
         };
-        if shared.agenda.note(due) || shared.agenda.has_jumped(shared.clock.now()) {
+        if !shared.is_swept_by_hand && (shared.agenda.note(due) || shared.agenda.has_jumped(shared.clock.now())) {
             shared.alarm.ring();
         }
         shared.overwrite(replaced.as_slice());
@@ -453,8 +495,17 @@ impl KekCache {
         })
     }
 
+    /// What the sweeper does when it wakes.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn sweep_by_hand(&self) {
+        sweeper::sweep(&self.shared, self.shared.clock.now());
+    }
+
     /// The thread starts with the first key: an engine that only builds handles costs none.
     fn start_sweeper(&self) -> Result<(), KeyError> {
+        if self.shared.is_swept_by_hand {
+            return if self.shared.is_closed() { Err(KeyError::Closed) } else { Ok(()) };
+        }
         let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
         // One that ended, since a clock panicked, is replaced.
         if sweeper.as_ref().is_none_or(JoinHandle::is_finished) {

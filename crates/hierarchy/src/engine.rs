@@ -73,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<Handle>,
     /// Of the numbers that shorten lives; `None`: a random one.
     pub(crate) jitter_seed: Option<u64>,
+    /// Whether whoever built it overwrites KEKs at their deadlines, and no thread does: in a simulation.
+    pub(crate) is_swept_by_hand: bool,
     /// Where life-cycle events go; `None`: nowhere.
     pub(crate) audit: Option<Audit>,
     pub(crate) actor: Actor,
@@ -127,8 +129,9 @@ struct Local {
 
 impl Local {
     fn new(clock: Arc<dyn Clock>, config: &Config, signals: Arc<Signals>) -> Self {
+        let new_cache = if config.is_swept_by_hand { KekCache::swept_by_hand } else { KekCache::new };
         Self {
-            cache: KekCache::new(clock, config.memory.clone(), config.capacity, signals),
+            cache: new_cache(clock, config.memory.clone(), config.capacity, signals),
             kek_loads: Flights::new(),
             primary_loads: Flights::new(),
             once_loads: Flights::new(),

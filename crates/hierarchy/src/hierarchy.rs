@@ -173,6 +173,12 @@ impl Hierarchy {
         self.engine.cache().len()
     }
 
+    /// Overwrites the KEKs that are due, for a hierarchy that is [swept by hand](HierarchyBuilder::swept_by_hand).
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn sweep(&self) {
+        self.engine.cache().sweep_by_hand();
+    }
+
     /// How the memory of the decrypted KEKs is protected in this process.
     pub fn memory(&self) -> MemoryReport {
         self.engine.cache().memory()
@@ -206,6 +212,7 @@ impl Default for HierarchyBuilder {
             memory: ArenaConfig::default(),
             runtime: None,
             jitter_seed: None,
+            is_swept_by_hand: false,
             audit: None,
             actor: "".into(),
         };
@@ -363,6 +370,16 @@ impl HierarchyBuilder {
     #[cfg(any(test, feature = "test-util"))]
     pub fn jitter_seed(mut self, seed: u64) -> Self {
         self.config.jitter_seed = Some(seed);
+        self
+    }
+
+    /// No thread overwrites KEKs at their deadlines; [`Hierarchy::sweep`] does. For simulations in virtual time, where a day
+    /// takes seconds and what happens has to follow from the seed alone: with a [`jitter_seed`](Self::jitter_seed), also
+    /// which KEK makes room for another, as far as no two are due at the same nanosecond. **A KEK that nobody sweeps stays in
+    /// memory**, though no operation uses it.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn swept_by_hand(mut self) -> Self {
+        self.config.is_swept_by_hand = true;
         self
     }
 

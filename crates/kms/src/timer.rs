@@ -56,6 +56,38 @@ impl Timer {
         Self { clock, local }
     }
 
+    /// One on `clock` without a thread: nobody wakes but by [`turn`](Self::turn). For simulations in virtual time, in which
+    /// what happens has to follow from the seed alone.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn turned_by_hand(clock: impl Clock + 'static) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(clock);
+        let captured = Arc::clone(&clock);
+        let shared = move || {
+            let shared = Shared::new(Arc::clone(&captured));
+            shared.state().is_started = true;
+            Local(shared)
+        };
+        Self { clock, local: Arc::new(ProcessLocal::new(shared)) }
+    }
+
+    /// Wakes all whose time has come, and gives their number. For one that is [turned by hand](Self::turned_by_hand).
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn turn(&self) -> usize {
+        let shared = &self.local.get().0;
+        let mut woken = 0;
+        while let Look::Due(wakers) = shared.look(shared.clock.now().boot) {
+            woken += wakers.len();
+            wakers.into_iter().for_each(Waker::wake);
+        }
+        woken
+    }
+
+    /// When the time of the next one comes, by boot time. For one that is [turned by hand](Self::turned_by_hand).
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn next(&self) -> Option<Duration> {
+        self.local.get().0.state().waiting.first_key_value().map(|((at, _), _)| *at)
+    }
+
     pub(crate) fn now(&self) -> Duration {
         self.clock.now().boot
     }
@@ -321,6 +353,19 @@ mod tests {
         timer.schedule(at, Waker::from(Arc::clone(&count))).unwrap();
         clock.advance(SECOND);
         assert_eq!(count.so_far(), 1);
+    }
+
+    #[test]
+    fn one_that_is_turned_by_hand_wakes_nobody_before() {
+        let clock = ManualClock::new();
+        let timer = Timer::turned_by_hand(clock.clone());
+        let count = Arc::new(Count::default());
+        let at = timer.now() + SECOND;
+        timer.schedule(at, Waker::from(Arc::clone(&count))).unwrap();
+        assert_eq!((timer.turn(), timer.next(), clock.sleepers()), (0, Some(at), 0));
+        clock.advance(SECOND);
+        assert_eq!(count.so_far(), 0);
+        assert_eq!((timer.turn(), timer.next(), count.so_far()), (1, None, 1));
     }
 
     #[test]

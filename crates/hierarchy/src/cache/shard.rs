@@ -146,7 +146,7 @@ impl Shard {
 
     /// The KEKs that are due at `boot`, left where they are.
     pub(super) fn due(&self, boot: u64) -> Vec<Arc<CachedKek>> {
-        self.by_due.range(..=(boot, usize::MAX)).map(|(_, held)| Arc::clone(&held.kek)).collect()
+        self.by_due.iter().take_while(|(due, _)| due.0 <= boot).map(|(_, held)| Arc::clone(&held.kek)).collect()
     }
 
     /// Takes out at most `limit` KEKs that are due at `boot`, and says when the next one is.

@@ -94,7 +94,7 @@ pub(super) fn counted(count: impl FnOnce()) {
 }
 
 /// Overwrites what is due, and says when something is due next.
-fn sweep(shared: &Shared, now: Moment) -> u64 {
+pub(super) fn sweep(shared: &Shared, now: Moment) -> u64 {
     let boot = Nanos::from(now).boot;
     // All keys first: taking what goes with them out of the index, and giving it back, takes ten times as long.
     for index in 0..shared.shard_count() {
