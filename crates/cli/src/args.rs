@@ -17,7 +17,9 @@ pub(crate) use self::{
 };
 use crate::{
     demo::DemoArgs,
+    observe::ObserveArgs,
     settings::{RootLocation, StoreLocation},
+    simulate::SimulateArgs,
     store::{StoreArgs, StoreCommand},
 };
 
@@ -28,6 +30,7 @@ Examples:
   keystrata open --account acme --context row=42 card.sealed
   keystrata inspect card.sealed --json
   keystrata account list
+  keystrata simulate --ttl 1m,5m,1h --report plan.html
 
 Exit status: 0 done; 1 refused or failed, with one line on stderr; 2 wrong usage; 3 done, and something was found that
 somebody has to look after (account recover, account rotate --older-than, rekey, reroot, rewrap, root verify, store check,
@@ -77,6 +80,9 @@ pub(crate) enum Command {
     Root(RootArgs),
     Store(StoreArgs),
     Demo(DemoArgs),
+    // Boxed: it has as many flags as all others together.
+    Simulate(Box<SimulateArgs>),
+    Observe(ObserveArgs),
     Completions(CompletionsArgs),
 }
 
@@ -112,6 +118,8 @@ impl Command {
                 StoreCommand::Migrate(_) => "store migrate",
             },
             Self::Demo(_) => "demo",
+            Self::Simulate(_) => "simulate",
+            Self::Observe(_) => "observe",
             Self::Completions(_) => "completions",
         }
     }

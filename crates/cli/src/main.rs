@@ -18,6 +18,8 @@ mod job;
 mod keys;
 mod kms;
 mod no_root;
+mod numbers;
+mod observe;
 mod open;
 mod output;
 mod progress;
@@ -27,6 +29,7 @@ mod rewrap;
 mod root;
 mod seal;
 mod settings;
+mod simulate;
 mod store;
 mod utc;
 
@@ -75,6 +78,8 @@ async fn run(Args { command, settings }: Args) -> Result<Outcome> {
         Command::Open(args) => open::run(&args, &settings).await,
         Command::Inspect(args) => inspect::run(&args),
         Command::Demo(args) => demo::run(&args).await,
+        Command::Simulate(args) => simulate::run(*args),
+        Command::Observe(args) => observe::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     done.map(|()| Outcome::Done)

@@ -19,6 +19,15 @@ pub(crate) enum Content {
     Plaintext,
     /// Binary, for no terminal.
     Envelope,
+    /// For a browser, and for everybody who may read the folder.
+    Report,
+}
+
+impl Content {
+    /// Which flag says where it goes.
+    fn flag(self) -> &'static str {
+        if self == Self::Report { "--report" } else { "--output" }
+    }
 }
 
 /// Where a result goes. Made before the work begins, so that a place that cannot be written costs no KMS call and no KEK.
@@ -43,10 +52,11 @@ impl Output {
         let target = resolve(path)?;
         let mode = match content {
             Content::Plaintext => 0o600,
-            Content::Envelope => 0o666, // less the umask, as any new file
+            Content::Envelope | Content::Report => 0o666, // less the umask, as any new file
         };
-        let temporary = beside(&target, mode)
-            .map_err(|error| anyhow!("{} cannot be written: {error}; choose another --output", path.display()))?;
+        let temporary = beside(&target, mode).map_err(|error| {
+            anyhow!("{} cannot be written: {error}; choose another {}", path.display(), content.flag())
+        })?;
         Ok(Self::File { temporary, target })
     }
 

@@ -7,6 +7,7 @@ use keystrata_kms::estimated_cost;
 use serde::Serialize;
 
 use super::strategy::{Outcome, Workload};
+use crate::numbers::grouped;
 
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -119,28 +120,9 @@ fn saved_percent(calls: u64, baseline: u64) -> f64 {
     (saved * 100.0).round() / 100.0
 }
 
-/// `20000` as `20,000`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        let shown: Vec<_> = [0, 999, 1_000, 40_000, 1_234_567].into_iter().map(grouped).collect();
-        assert_eq!(shown, ["0", "999", "1,000", "40,000", "1,234,567"]);
-    }
 
     #[test]
     fn savings_are_against_the_baseline_and_may_be_negative() {

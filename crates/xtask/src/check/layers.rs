@@ -9,11 +9,12 @@ use crate::{
 };
 
 /// Our crates from the bottom up. One may depend on those of lower rows; its tests also on those of its own row.
-const LAYERS: [&[&str]; 5] = [
+const LAYERS: [&[&str]; 6] = [
     &["keystrata-memory"],
     &["keystrata-primitives"],
     &["keystrata-hierarchy"],
     &["keystrata-kms", "keystrata-store"],
+    &["keystrata-simulate"],
     &["keystrata", "keystrata-benches", "keystrata-examples"],
 ];
 

@@ -1,0 +1,58 @@
+//! What can be wrong with what a simulation is asked to do.
+
+use std::{io, path::PathBuf};
+
+/// Why there is no forecast.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SimulateError {
+    /// A setting is out of bounds, or two do not go together.
+    #[error("{name}: {message}")]
+    Setting {
+        /// The setting, as it is called in a scenario.
+        name: &'static str,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A line of a file is not what it should be.
+    #[error("{}, line {line}: {message}", file.display())]
+    Line {
+        /// Which file.
+        file: PathBuf,
+        /// Counted from 1, the header included.
+        line: u64,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A file as a whole is not what it should be.
+    #[error("{}: {message}", file.display())]
+    File {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A file could not be read, or a temporary one not be written.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine refused a policy, or a thread could not go on.
+    #[error("{0}")]
+    Engine(String),
+}
+
+impl SimulateError {
+    pub(crate) fn setting(name: &'static str, message: impl Into<String>) -> Self {
+        Self::Setting { name, message: message.into() }
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
