@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// Room for tick labels and the axes' names.
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 76.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 46.0;
