@@ -163,7 +163,8 @@ pub(crate) struct SettingsArgs {
 
 impl SettingsArgs {
     /// The flags, as clap calls them.
-    const IDS: [&str; 6] = ["store", "root", "former_root", "kms_rate", "kms_burst", "config"];
+    const IDS: [&str; 8] =
+        ["store", "root", "former_root", "recovery_root", "audit", "kms_rate", "kms_burst", "config"];
 }
 
 /// Make a root key, a KEK store and a settings file, so that the other commands need no flags

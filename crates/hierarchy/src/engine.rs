@@ -22,9 +22,10 @@ mod wraps;
 use std::{
     collections::HashMap,
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -122,7 +123,7 @@ struct Local {
     refusals: Refusals,
     root_numbers: RootNumbers,
     refreshes: Arc<Refreshes>,
-    chance: Mutex<fastrand::Rng>,
+    jitter_seed: u64,
     waits: Arc<Waits<Load>>,
     canaries: Mutex<HashMap<RootKeyId, Arc<Canary>>>,
 }
@@ -140,7 +141,7 @@ impl Local {
             refusals: Refusals::new(),
             root_numbers: RootNumbers::default(),
             refreshes: Arc::default(),
-            chance: Mutex::new(config.jitter_seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
+            jitter_seed: config.jitter_seed.unwrap_or_else(|| fastrand::u64(..)),
             waits: Waits::new(),
             canaries: Mutex::default(),
         }
@@ -294,9 +295,14 @@ impl Engine {
     }
 
     /// The life of a KEK that was unwrapped so.
-    fn life<T>(&self, policy: &Policy, unwrapped: &Unwrapped<T>) -> Life {
-        let chance = self.local.get().chance.lock().unwrap_or_else(PoisonError::into_inner).f64();
-        Life::new(policy, unwrapped.requested_at, unwrapped.authority, unwrapped.parent.clone(), chance)
+    ///
+    /// How much it is shortened by follows from whose it is and when, so that in a simulation the order in which loads that
+    /// end at one instant are served makes no difference.
+    fn life<T>(&self, account: &AccountState, unwrapped: &Unwrapped<T>) -> Life {
+        let mut hasher = DefaultHasher::new();
+        (self.local.get().jitter_seed, &account.path, unwrapped.requested_at.boot).hash(&mut hasher);
+        let chance = fastrand::Rng::with_seed(hasher.finish()).f64();
+        Life::new(&account.policy, unwrapped.requested_at, unwrapped.authority, unwrapped.parent.clone(), chance)
     }
 
     pub(crate) fn refuse_if_closed(&self) -> Result<(), KeyError> {

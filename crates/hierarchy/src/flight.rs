@@ -213,6 +213,7 @@ impl<T: Clone> Joined<T> {
         };
         let mut answer = std::pin::pin!(answer);
         tokio::select! {
+            biased; // the same in every run of a simulation
             answer = &mut answer => answer,
             // From now on somebody waits for this one too.
             () = behind.lifted() => waited(&self.demand.wait(), answer).await,

@@ -3,9 +3,16 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Fixture, row};
 use keystrata_hierarchy::{KeyError, SealError};
 use keystrata_memory::test_util::in_forked_child;
+
+/// Until the sweeper sleeps: the clock of the tests has a lock, and one that is held at the fork stays held in the child.
+fn settle(fixture: &Fixture) {
+    fixture.clock.advance(Duration::ZERO);
+}
 
 #[test]
 fn a_forked_child_goes_on_with_a_cache_of_its_own_and_leaves_its_parents_alone() {
@@ -16,6 +23,7 @@ fn a_forked_child_goes_on_with_a_cache_of_its_own_and_leaves_its_parents_alone()
     let sealed = runtime().block_on(acme.seal(b"x", &row(1))).unwrap();
     assert_eq!((keys.cached_keks(), fixture.root.calls()), (1, 1));
 
+    settle(&fixture);
     assert!(in_forked_child(|| {
         let is_empty = keys.cached_keks() == 0 && keys.memory().slots_used == 0;
         let opened = runtime().block_on(acme.open(&sealed, &row(1))).unwrap();
@@ -39,6 +47,7 @@ fn a_child_finds_closed_what_its_parent_closed() {
     let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime().block_on(acme.seal(b"x", &row(1))).unwrap();
     keys.close();
+    settle(&fixture);
     assert!(in_forked_child(|| {
         let refused = runtime().block_on(acme.seal(b"x", &row(1)));
         matches!(refused, Err(SealError::Key(KeyError::Closed)))
@@ -52,5 +61,6 @@ fn a_forked_child_does_not_wait_for_its_parents_runtime() {
     let acme = fixture.builder().runtime(loads.handle().clone()).build().unwrap().account("acme").unwrap();
     let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
     let sealed = runtime().block_on(acme.seal(b"x", &row(1))).unwrap();
+    settle(&fixture);
     assert!(in_forked_child(|| runtime().block_on(acme.open(&sealed, &row(1))).unwrap() == b"x"));
 }

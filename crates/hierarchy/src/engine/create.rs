@@ -48,7 +48,7 @@ impl Engine {
         self.cache().make_room(path)?;
         let first = (self.config.suite, KekVersion::FIRST);
         let (record, new) = self.generate(account, first, epoch, demand, climb).await?;
-        let life = self.life(&account.policy, &new);
+        let life = self.life(account, &new);
         // Into its slot before the store is waited for, so that it does not outlive its time if the store takes long.
         // Whoever finds it there by its id has an envelope sealed under it, and then it was stored.
         let kek = self.install(account, &record.identity, &new.derived, &life, epoch)?;

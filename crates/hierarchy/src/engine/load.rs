@@ -249,7 +249,7 @@ impl Engine {
         let span = tracing::debug_span!("load_kek", kek_id = %id, version = record.identity.version.get());
         let unwrapped = self.unwrap(account, &record, epoch, demand, climb).instrument(span).await?;
         // Life is counted from before the request, not from the answer.
-        let life = self.life(&account.policy, &unwrapped);
+        let life = self.life(account, &unwrapped);
         self.install(account, &record.identity, &unwrapped.derived, &life, epoch)
     }
 

@@ -81,7 +81,7 @@ impl Engine {
             self.call_unwrap(account, Wanted { record, make: checked }, by, epoch, &Demand::foreground()).await?;
         let authority = Authority { how: How::Recovery, ..unwrapped.authority };
         // No renewal ahead: that would ask the roots which an operator has just gone round.
-        let life = Life { refresh: None, authority, ..self.life(&account.policy, &unwrapped) };
+        let life = Life { refresh: None, authority, ..self.life(account, &unwrapped) };
         self.install(account, &record.identity, &unwrapped.derived, &life, epoch)?;
         tracing::warn!(kek_id = %record.identity.id, root = %by.0.id(), "a kek was recovered, as an operator asked");
         Ok(())

@@ -197,7 +197,7 @@ impl Engine {
         let is_cached = by.keep && caches;
         let climb = if caches { climb } else { Climb::ONCE };
         let (record, new) = self.generate(account, (old.identity.suite, version), epoch, demand, climb).await?;
-        let life = self.life(&account.policy, &new);
+        let life = self.life(account, &new);
         // As in `create`: in its slot first, and out of it again unless it was stored. With no TTL there is no slot.
         let kek = is_cached.then(|| self.install(account, &record.identity, &new.derived, &life, epoch)).transpose()?;
         drop(new);

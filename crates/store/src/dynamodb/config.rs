@@ -251,7 +251,7 @@ mod tests {
             "dynamodb:",
             "dynamodb:ab",
             "dynamodb:hunter2/keys",
-            "dynamodb://hunter2",
+            "dynamodb://hunter2.example",
             "dynamodb:keys?hunter2",
             "dynamodb:keys?hunter2=hunter2",
             "dynamodb:keys?region=",
