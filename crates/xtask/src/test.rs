@@ -66,10 +66,11 @@ pub(crate) fn soak() -> Result<()> {
     };
     step::run("very many accounts", &mut soak("--test large -- --ignored --nocapture", 0))?;
     step::run("many processes on SQLite", &mut soak("--test many_processes -- --nocapture --test-threads 1", 2_000))?;
+    setup::kms_servers(&Workspace::load()?)?;
     let postgres = setup::Postgres::start()?;
     step::run(
-        "many processes on PostgreSQL",
-        soak("--test servers -- --include-ignored --nocapture --test-threads 1 postgres_soak::", 500)
+        "many processes on PostgreSQL and DynamoDB",
+        soak("--test servers -- --include-ignored --nocapture --test-threads 1 _soak::", 500)
             .envs(postgres.environment()),
     )
 }

@@ -20,11 +20,14 @@ use super::{
     },
 };
 
-/// With credentials as a service has them, and nothing else of this machine's AWS configuration.
-fn child(name: &str, uri: &str) -> Command {
+/// This file's tests.
+const HERE: &str = "dynamodb_processes";
+
+/// Runs one of this program's tests with credentials as a service has them, and nothing else of this machine's AWS configuration.
+pub(crate) fn child(module: &str, name: &str, uri: &str) -> Command {
     let mut child = Command::new(env::current_exe().unwrap());
     child
-        .args(["--ignored", "--exact", "--nocapture", &format!("dynamodb_processes::{name}")])
+        .args(["--ignored", "--exact", "--nocapture", &format!("{module}::{name}")])
         .env(STORE, uri)
         .env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
         .env("AWS_SECRET_ACCESS_KEY", "hunter2")
@@ -52,7 +55,7 @@ async fn processes_that_change_the_same_accounts_end_with_one_winner_each() {
     let service = Service::start().await;
     let (store, table) = service.store().await;
     let uri = service.uri(&table);
-    let children = (0..CONTESTANTS).map(|_| child("child_that_rotates_the_same_accounts", &uri).spawn().unwrap());
+    let children = (0..CONTESTANTS).map(|_| child(HERE, "child_that_rotates_the_same_accounts", &uri).spawn().unwrap());
     let children = children.collect();
     let printed = spawn_blocking(|| printed_by(children)).await.unwrap();
     has_one_winner_each(&store, &printed).await;
@@ -72,7 +75,7 @@ async fn what_was_reported_done_survives_a_kill() {
     let (store, table) = service.store().await;
     for round in 0..kills() {
         // Another place in an account's life each time.
-        let child = child("child_that_lives_until_killed", &service.uri(&table)).spawn().unwrap();
+        let child = child(HERE, "child_that_lives_until_killed", &service.uri(&table)).spawn().unwrap();
         let printed = block_in_place(|| kill_after(child, 7 + round % 23));
         has_survived(&store, round, &printed).await;
     }
@@ -91,7 +94,7 @@ fn child_that_forks() {
 async fn a_forked_child_has_connections_of_its_own() {
     let service = Service::start().await;
     let (store, table) = service.store().await;
-    let forks = block_in_place(|| child("child_that_forks", &service.uri(&table)).output().unwrap());
+    let forks = block_in_place(|| child(HERE, "child_that_forks", &service.uri(&table)).output().unwrap());
     assert!(forks.status.success(), "{}", String::from_utf8_lossy(&forks.stdout));
     assert!(store.head(&path("after")).await.unwrap().is_some(), "the child ran");
 }

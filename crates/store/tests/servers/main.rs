@@ -15,6 +15,8 @@ mod dynamodb_faults;
 mod dynamodb_processes;
 #[cfg(feature = "dynamodb")]
 mod dynamodb_service;
+#[cfg(feature = "dynamodb")]
+mod dynamodb_soak;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
@@ -36,7 +38,7 @@ mod process;
 #[allow(dead_code)]
 #[path = "../../../kms/tests/servers/proxy.rs"]
 mod proxy;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "dynamodb", feature = "postgres"))]
 #[path = "../soak/mod.rs"]
 mod soak;
 #[path = "../support/mod.rs"]
