@@ -55,9 +55,9 @@ impl Args {
         let matches = Self::command().get_matches();
         let args = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Self::command()).exit());
         // From the environment it is for other commands too, and no mistake.
-        let is_typed = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let is_typed = |id: &String| matches.value_source(id) == Some(ValueSource::CommandLine);
         if !args.command.uses_settings()
-            && let Some(id) = SettingsArgs::IDS.iter().find(|id| is_typed(id))
+            && let Some(id) = SettingsArgs::ids().into_iter().find(is_typed)
         {
             let (command, flag) = (args.command.name(), id.replace('_', "-"));
             let message = format!("`keystrata {command}` uses no settings: leave out --{flag}");
@@ -162,9 +162,12 @@ pub(crate) struct SettingsArgs {
 }
 
 impl SettingsArgs {
-    /// The flags, as clap calls them.
-    const IDS: [&str; 8] =
-        ["store", "root", "former_root", "recovery_root", "audit", "kms_rate", "kms_burst", "config"];
+    /// The flags, as clap calls them: they alone may be typed with any command.
+    fn ids() -> Vec<String> {
+        let command = Args::command();
+        let settings = command.get_arguments().filter(|argument| argument.is_global_set());
+        settings.map(|setting| setting.get_id().to_string()).collect()
+    }
 }
 
 /// Make a root key, a KEK store and a settings file, so that the other commands need no flags
@@ -331,10 +334,8 @@ mod tests {
 
     #[test]
     fn every_setting_is_among_those_that_some_commands_do_not_use() {
-        let command = Args::command();
-        let settings = command.get_arguments().filter(|argument| argument.is_global_set());
-        let ids: Vec<_> = settings.map(|setting| setting.get_id().as_str()).collect();
-        assert_eq!(ids, SettingsArgs::IDS);
+        let all = ["store", "root", "former_root", "recovery_root", "audit", "kms_rate", "kms_burst", "config"];
+        assert_eq!(SettingsArgs::ids(), all);
     }
 
     #[test]
