@@ -175,21 +175,8 @@ impl Shared {
 }
 
 impl KekCache {
-    pub(crate) fn new(clock: Arc<dyn Clock>, memory: ArenaConfig, capacity: usize, signals: Arc<Signals>) -> Self {
-        Self::build(clock, memory, capacity, signals, false)
-    }
-
-    /// One without a sweeper, and with each account in the same shard in every run.
-    pub(crate) fn swept_by_hand(
-        clock: Arc<dyn Clock>,
-        memory: ArenaConfig,
-        capacity: usize,
-        signals: Arc<Signals>,
-    ) -> Self {
-        Self::build(clock, memory, capacity, signals, true)
-    }
-
-    fn build(
+    /// `is_swept_by_hand`: without a sweeper, and with each account in the same shard in every run.
+    pub(crate) fn new(
         clock: Arc<dyn Clock>,
         memory: ArenaConfig,
         capacity: usize,

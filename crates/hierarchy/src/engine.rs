@@ -130,9 +130,8 @@ struct Local {
 
 impl Local {
     fn new(clock: Arc<dyn Clock>, config: &Config, signals: Arc<Signals>) -> Self {
-        let new_cache = if config.is_swept_by_hand { KekCache::swept_by_hand } else { KekCache::new };
         Self {
-            cache: new_cache(clock, config.memory.clone(), config.capacity, signals),
+            cache: KekCache::new(clock, config.memory.clone(), config.capacity, signals, config.is_swept_by_hand),
             kek_loads: Flights::new(),
             primary_loads: Flights::new(),
             once_loads: Flights::new(),

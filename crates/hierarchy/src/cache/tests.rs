@@ -20,7 +20,7 @@ fn life(requested_at: Moment, ttl: Duration) -> Life {
 }
 
 fn cache(clock: impl Clock + 'static) -> KekCache {
-    KekCache::new(Arc::new(clock), ArenaConfig::default(), 10, Arc::new(Signals::new()))
+    KekCache::new(Arc::new(clock), ArenaConfig::default(), 10, Arc::new(Signals::new()), false)
 }
 
 fn account(cache: &KekCache) -> Arc<AccountState> {
@@ -186,7 +186,7 @@ fn eviction_takes_what_nobody_used_before_what_somebody_did() {
 #[test]
 fn with_many_shards_the_capacity_holds_over_all_of_them() {
     let signals = Arc::new(Signals::new());
-    let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 5_000, Arc::clone(&signals));
+    let cache = KekCache::new(Arc::new(ManualClock::new()), ArenaConfig::default(), 5_000, Arc::clone(&signals), false);
     assert_eq!(cache.shared.shard_count(), 29);
     for n in 0..6_000_u32 {
         let path = KeyPath::account(&n.to_string()).unwrap();
