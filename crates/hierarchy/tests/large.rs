@@ -1,18 +1,13 @@
 //! Jobs over very many accounts, with every call counted.
 #![allow(clippy::unwrap_used)] // test code outside a #[test]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
-use async_trait::async_trait;
 use keystrata_hierarchy::{
     Hierarchy, KekId, KekRecord, KekState, KekStore, KekVersion, KeyPath, MemoryKekStore, Reroot, RootContext, RootKey,
-    RootKeyError, RootKeyId, Roots, SecretKey, Suite, WrappedSecret, Wrapper, jobs::Task, test_util::ScriptedRootKey,
+    Roots, SecretKey, Suite, WrappedSecret, Wrapper,
+    jobs::Task,
+    test_util::{ScriptedOperation, ScriptedRootKey},
 };
 use keystrata_primitives::KekIdentity;
 
@@ -21,43 +16,6 @@ const ADD: Task = Task::Reroot { step: Reroot::Add, under: None };
 /// How many accounts; a hundred thousand, unless the environment says otherwise.
 fn accounts() -> u64 {
     std::env::var("KEYSTRATA_ACCOUNTS").map_or(100_000, |count| count.parse().unwrap())
-}
-
-/// A root key that takes over another's wraps by itself, in one call.
-#[derive(Debug)]
-struct Rewrapping {
-    new: ScriptedRootKey,
-    old: ScriptedRootKey,
-    rewraps: AtomicU64,
-}
-
-#[async_trait]
-impl RootKey for Rewrapping {
-    fn id(&self) -> &RootKeyId {
-        self.new.id()
-    }
-
-    async fn wrap_key(&self, secret: &SecretKey, context: &RootContext) -> Result<Vec<u8>, RootKeyError> {
-        self.new.wrap_key(secret, context).await
-    }
-
-    async fn unwrap_key(&self, wrapped: &[u8], context: &RootContext) -> Result<SecretKey, RootKeyError> {
-        self.new.unwrap_key(wrapped, context).await
-    }
-
-    async fn rewrap_key(
-        &self,
-        from: &RootKeyId,
-        wrapped: &[u8],
-        context: &RootContext,
-    ) -> Result<Option<Vec<u8>>, RootKeyError> {
-        if from != self.old.id() {
-            return Ok(None);
-        }
-        self.rewraps.fetch_add(1, Ordering::SeqCst);
-        let secret = self.old.unwrap_key(wrapped, context).await?;
-        self.new.wrap_key(&secret, context).await.map(Some)
-    }
 }
 
 /// Accounts under `old`, put in without an engine.
@@ -98,13 +56,12 @@ async fn a_reroot_of_a_hundred_thousand_accounts_costs_two_calls_each_and_one_wh
     println!("{count} accounts, two calls each: {:?}", began.elapsed());
 
     let began = Instant::now();
-    let (new, old) = (ScriptedRootKey::new("test:rewrapping"), ScriptedRootKey::new("test:new"));
-    let rewrapping = Arc::new(Rewrapping { new, old, rewraps: AtomicU64::new(0) });
+    let rewrapping = Arc::new(ScriptedRootKey::new("test:rewrapping").that_rewraps());
     let former = root("test:new");
     let moving = keys(Roots::builder().current(Arc::clone(&rewrapping)).former(Arc::clone(&former)).build().unwrap());
     let done = moving.job(ADD).run(|_| {}).await.unwrap();
     assert_eq!((done.changed, done.failed), (count, 0));
-    assert_eq!((rewrapping.rewraps.load(Ordering::SeqCst), former.calls()), (count, 0), "one call");
+    assert_eq!((rewrapping.calls_to(ScriptedOperation::Rewrap), former.calls()), (count, 0), "one call");
     assert_eq!(moving.cached_keks(), 0);
     println!("{count} accounts, one call each: {:?}", began.elapsed());
 }
