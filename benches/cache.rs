@@ -230,33 +230,71 @@ fn resident_bytes() -> usize {
     kib * 1024
 }
 
+/// Runs whose least time counts for each insertion: what is slow in one of them alone is the machine's doing.
+const RUNS: usize = 3;
+/// Some ten microseconds, as an insertion takes.
+const CONTROL_STEPS: u64 = 9_000;
+
 /// Every one of a million cold seals, then as many that evict. On a machine that does other things too, the slowest is
-/// slow because its thread had to wait for a processor; the thread's own time leaves that out.
+/// slow because its thread had to wait for a processor. The thread's own time leaves that out, but not interrupts nor what
+/// a hypervisor takes: those the control shows, arithmetic of the same length after each insertion. So the same is run
+/// several times, and the least time of each insertion counts.
 fn inserts() {
     let count = 1_000_000;
     let store = stored(count);
-    println!("| | time | median | 99.9 % | 99.99 % | slowest |");
+    println!("| the thread's own time | median | 99.9 % | 99.99 % | slowest | the first |");
     println!("|---|---|---|---|---|---|");
     for (what, capacity) in [("put in", count), ("put in and evict", 10_000)] {
-        let builder = Hierarchy::builder().root_key(ScriptedRootKey::new("bench:root")).store(Arc::clone(&store));
-        let keys = builder.capacity(capacity).kek_ttl(Duration::from_secs(3_600)).build().unwrap();
-        let context = context();
-        let (mut passed, mut own) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        runtime().block_on(async {
-            for n in 0..count {
-                let account = keys.account(format!("account {n}")).unwrap();
-                let start = (Instant::now(), cpu_time(ClockId::ThreadCPUTime));
-                account.seal(b"x", &context).await.unwrap();
-                own.push(cpu_time(ClockId::ThreadCPUTime).saturating_sub(start.1));
-                passed.push(start.0.elapsed());
+        let mut least = vec![Insertion::SLOWEST; count];
+        for run in 1..=RUNS {
+            let times = run_of_inserts(&store, count, capacity);
+            print_inserts(&format!("{what}, run {run}"), times.iter().map(|time| time.seal));
+            print_inserts("the control", times.iter().map(|time| time.control));
+            for (least, time) in least.iter_mut().zip(times) {
+                *least = Insertion { seal: least.seal.min(time.seal), control: least.control.min(time.control) };
             }
-        });
-        for (which, mut times) in [("passed", passed), ("the thread's own", own)] {
-            times.sort_unstable();
-            let at = |per_myriad: usize| times[(times.len() * per_myriad / 10_000).min(times.len() - 1)];
-            println!("| {what} | {which} | {:?} | {:?} | {:?} | {:?} |", at(5_000), at(9_990), at(9_999), at(10_000));
         }
+        print_inserts(&format!("{what}, the least of {RUNS} runs"), least.iter().map(|time| time.seal));
+        print_inserts("the control", least.iter().map(|time| time.control));
     }
+}
+
+#[derive(Clone, Copy)]
+struct Insertion {
+    seal: Duration,
+    control: Duration,
+}
+
+impl Insertion {
+    const SLOWEST: Self = Self { seal: Duration::MAX, control: Duration::MAX };
+}
+
+fn run_of_inserts(store: &Arc<MemoryKekStore>, count: usize, capacity: usize) -> Vec<Insertion> {
+    let builder = Hierarchy::builder().root_key(ScriptedRootKey::new("bench:root")).store(Arc::clone(store));
+    let keys = builder.capacity(capacity).kek_ttl(Duration::from_secs(3_600)).build().unwrap();
+    let context = context();
+    let mut times = Vec::with_capacity(count);
+    runtime().block_on(async {
+        for n in 0..count {
+            let account = keys.account(format!("account {n}")).unwrap();
+            let start = cpu_time(ClockId::ThreadCPUTime);
+            account.seal(b"x", &context).await.unwrap();
+            let sealed = cpu_time(ClockId::ThreadCPUTime);
+            black_box((0..CONTROL_STEPS).fold(1_u64, |state, step| black_box(state).wrapping_mul(step | 1)));
+            let done = cpu_time(ClockId::ThreadCPUTime);
+            times.push(Insertion { seal: sealed.saturating_sub(start), control: done.saturating_sub(sealed) });
+        }
+    });
+    times
+}
+
+/// The first apart: it also starts the sweeper's thread.
+fn print_inserts(what: &str, times: impl Iterator<Item = Duration>) {
+    let mut times: Vec<Duration> = times.collect();
+    let first = times.remove(0);
+    times.sort_unstable();
+    let at = |per_myriad: usize| times[(times.len() * per_myriad / 10_000).min(times.len() - 1)];
+    println!("| {what} | {:?} | {:?} | {:?} | {:?} | {first:?} |", at(5_000), at(9_990), at(9_999), at(10_000));
 }
 
 fn cpu_time(clock: ClockId) -> Duration {
