@@ -106,6 +106,7 @@ impl Calls {
         self.throttled += other.throttled;
         self.failed += other.failed;
         self.denied += other.denied;
+        self.per_second.resize(self.per_second.len().max(other.per_second.len()), 0);
         for (sum, more) in self.per_second.iter_mut().zip(&other.per_second) {
             *sum += more;
         }
