@@ -18,15 +18,13 @@ use std::{
 };
 
 use keystrata_primitives::KeyPath;
-use tokio::{
-    runtime::{self, Handle},
-    sync::watch,
-};
+use tokio::runtime::{self, Handle};
 
 use crate::{
     clock::Moment,
     error::KeyError,
     root::{Demand, Waiter},
+    watched::Watched,
 };
 
 /// Why a load brought nothing.
@@ -63,7 +61,16 @@ pub(crate) fn unless_outdated<T>(answer: Answer<T>) -> Result<Option<T>, KeyErro
         Err(LoadError::Outdated) => Ok(None),
     }
 }
-type Waiting<T> = watch::Receiver<Option<Answer<T>>>;
+
+/// What has become of a load.
+enum Outcome<T> {
+    UnderWay,
+    /// `None` if it ended without an answer.
+    Ended(Option<Answer<T>>),
+}
+
+/// Shared by a load, the list of those under way and all who wait for it.
+type Awaited<T> = Arc<Watched<Outcome<T>>>;
 
 /// The loads under way, by what they load and where.
 pub(crate) struct Flights<K, T> {
@@ -71,7 +78,7 @@ pub(crate) struct Flights<K, T> {
 }
 
 struct Flight<T> {
-    waiting: Waiting<T>,
+    awaited: Awaited<T>,
     /// From then on callers start another.
     closes: Moment,
     began: Moment,
@@ -128,7 +135,7 @@ where
         };
         let _waiter = matches!(whom, For::Caller).then(|| demand.wait());
         let (was_under_way, started) = self.start(runtime, (now, patience), key, demand, load);
-        let answer = if was_under_way { started.answer(whom).await } else { answer_of(started.waiting).await };
+        let answer = if was_under_way { started.answer(whom).await } else { answer_of(&started.awaited).await };
         (was_under_way, answer.unwrap_or(Err(LoadError::Key(KeyError::Interrupted))))
     }
 
@@ -162,7 +169,6 @@ where
     where
         F: Future<Output = Answer<T>> + Send + 'static,
     {
-        let (answer, waiting) = watch::channel(None);
         let started = {
             let mut under_way = self.under_way();
             match under_way.entry(key.clone()) {
@@ -170,13 +176,14 @@ where
                     return (true, Joined::to(earlier.get()));
                 }
                 entry => {
-                    let flight = Flight { waiting, closes: now.after(patience), began: now, demand: demand.clone() };
+                    let awaited = Arc::new(Watched::new(Outcome::UnderWay));
+                    let flight = Flight { awaited, closes: now.after(patience), began: now, demand: demand.clone() };
                     Joined::to(entry.insert_entry(flight).get())
                 }
             }
         };
         // Made here, not in the task: a runtime that drops the task before its first step still clears the way.
-        let landing = Landing { flights: Arc::clone(self), key, answer };
+        let landing = Landing { flights: Arc::clone(self), key, awaited: Arc::clone(&started.awaited), answer: None };
         let load = load(demand);
         runtime.spawn(async move {
             let answer = load.await;
@@ -195,18 +202,18 @@ impl<K, T> Flights<K, T> {
 
 /// A load to wait for.
 struct Joined<T> {
-    waiting: Waiting<T>,
+    awaited: Awaited<T>,
     demand: Demand,
 }
 
 impl<T: Clone> Joined<T> {
     fn to(flight: &Flight<T>) -> Self {
-        Self { waiting: flight.waiting.clone(), demand: flight.demand.clone() }
+        Self { awaited: Arc::clone(&flight.awaited), demand: flight.demand.clone() }
     }
 
     /// Waits for the answer, and lets the load know for whom.
     async fn answer(self, whom: For<'_>) -> Option<Answer<T>> {
-        let answer = answer_of(self.waiting);
+        let answer = answer_of(&self.awaited);
         let behind = match whom {
             For::Caller => return waited(&self.demand.wait(), answer).await,
             For::Load(behind) => behind,
@@ -227,23 +234,25 @@ async fn waited<T>(_: &Waiter, answer: impl Future<Output = T>) -> T {
 }
 
 /// The answer, or `None` from a load that ended without one.
-async fn answer_of<T: Clone>(mut waiting: Waiting<T>) -> Option<Answer<T>> {
-    let answer = waiting.wait_for(Option::is_some).await.ok()?;
-    answer.clone()
+async fn answer_of<T: Clone>(awaited: &Watched<Outcome<T>>) -> Option<Answer<T>> {
+    let answer = |outcome: &Outcome<T>| match outcome {
+        Outcome::UnderWay => None,
+        Outcome::Ended(answer) => Some(answer.clone()),
+    };
+    awaited.until(answer).await
 }
 
 /// Takes a load off the list however it ends, and only then lets go of those who wait: nobody joins what has ended.
 struct Landing<K: Eq + Hash, T> {
     flights: Arc<Flights<K, T>>,
     key: (K, runtime::Id),
-    answer: watch::Sender<Option<Answer<T>>>,
+    awaited: Awaited<T>,
+    answer: Option<Answer<T>>,
 }
 
 impl<K: Eq + Hash, T> Landing<K, T> {
-    fn land(self, answer: Answer<T>) {
-        let sender = self.answer.clone();
-        drop(self);
-        sender.send_replace(Some(answer));
+    fn land(mut self, answer: Answer<T>) {
+        self.answer = Some(answer);
     }
 }
 
@@ -251,9 +260,14 @@ impl<K: Eq + Hash, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let mut under_way = self.flights.under_way();
         // Another may have taken its place, if it took too long.
-        if under_way.get(&self.key).is_some_and(|flight| flight.waiting.same_channel(&self.answer.subscribe())) {
+        if under_way.get(&self.key).is_some_and(|flight| Arc::ptr_eq(&flight.awaited, &self.awaited)) {
             under_way.remove(&self.key);
         }
+        drop(under_way);
+        self.awaited.change(|outcome| {
+            *outcome = Outcome::Ended(self.answer.take());
+            true
+        });
     }
 }
 

@@ -68,6 +68,7 @@ mod store;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 mod topology;
+mod watched;
 
 pub use keystrata_memory::{Backing, MemoryError, MemoryReport, OnUnprotected};
 pub use keystrata_primitives::{

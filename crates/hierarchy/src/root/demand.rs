@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::sync::watch;
+use crate::watched::Watched;
 
 /// Who a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +21,7 @@ pub enum Urgency {
 /// send at once need not look.
 #[derive(Clone)]
 pub struct Demand {
-    state: Arc<watch::Sender<State>>,
+    state: Arc<Watched<State>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,17 +55,17 @@ impl Demand {
     }
 
     fn new(urgency: Urgency, is_kept: bool) -> Self {
-        Self { state: Arc::new(watch::Sender::new(State { urgency, waiters: 0, is_kept })) }
+        Self { state: Arc::new(Watched::new(State { urgency, waiters: 0, is_kept })) }
     }
 
     /// Who the call is for, at this moment.
     pub fn urgency(&self) -> Urgency {
-        self.state.borrow().urgency
+        self.state.look(|state| state.urgency)
     }
 
     /// Whether anybody waits for the call, or something else needs it.
     pub fn is_wanted(&self) -> bool {
-        self.state.borrow().is_wanted()
+        self.state.look(|state| state.is_wanted())
     }
 
     /// Returns once the call is for somebody who waits; at once if it is already.
@@ -73,7 +73,7 @@ impl Demand {
     /// # Cancellation
     /// Dropping the future changes nothing.
     pub async fn lifted(&self) {
-        self.until(|state| state.urgency == Urgency::Foreground).await;
+        self.state.until(|state| (state.urgency == Urgency::Foreground).then_some(())).await;
     }
 
     /// Returns once nobody needs the call; it may be needed again right after.
@@ -81,19 +81,16 @@ impl Demand {
     /// # Cancellation
     /// Dropping the future changes nothing.
     pub async fn unwanted(&self) {
-        self.until(|state| !state.is_wanted()).await;
-    }
-
-    async fn until(&self, is_so: impl Fn(&State) -> bool) {
-        // The sender is in `self`, so the channel cannot close while this waits.
-        let _ = self.state.subscribe().wait_for(is_so).await;
+        self.state.until(|state| (!state.is_wanted()).then_some(())).await;
     }
 
     /// One more caller waits, until the answer is dropped. A call for somebody who waits stays one.
     pub(crate) fn wait(&self) -> Waiter {
-        self.state.send_modify(|state| {
+        self.state.change(|state| {
+            let lifts = state.urgency == Urgency::Background;
             state.urgency = Urgency::Foreground;
             state.waiters += 1;
+            lifts
         });
         Waiter(self.clone())
     }
@@ -101,7 +98,7 @@ impl Demand {
 
 impl fmt::Debug for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Demand").field(&*self.state.borrow()).finish()
+        f.debug_tuple("Demand").field(&self.state).finish()
     }
 }
 
@@ -111,7 +108,10 @@ pub(crate) struct Waiter(Demand);
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.0.state.send_modify(|state| state.waiters -= 1);
+        self.0.state.change(|state| {
+            state.waiters -= 1;
+            !state.is_wanted()
+        });
     }
 }
 
