@@ -6,7 +6,10 @@
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,10 +36,17 @@ const NOT_FOUND: Duration = Duration::from_secs(1);
 const CAPACITY: u64 = 10_000;
 
 pub(crate) struct Refusals {
-    denied: Cache<(KeyPath, RootKeyId), Refusal<()>>,
-    corrupt: Cache<(KeyPath, KekId), Refusal<u64>>,
-    not_found: Cache<(KeyPath, KekId), Refusal<()>>,
+    denied: List<(KeyPath, RootKeyId), Refusal<()>>,
+    corrupt: List<(KeyPath, KekId), Refusal<u64>>,
+    not_found: List<(KeyPath, KekId), Refusal<()>>,
     hasher: RandomState,
+}
+
+/// A bounded list that lets the oldest go.
+struct List<K, V> {
+    listed: Cache<K, V>,
+    /// Every load looks into all lists, and in most processes they stay empty.
+    was_used: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -58,7 +68,7 @@ impl<T: PartialEq> Refusal<T> {
 
 impl Refusals {
     pub(crate) fn new() -> Self {
-        Self { denied: list(), corrupt: list(), not_found: list(), hasher: RandomState::new() }
+        Self { denied: List::new(), corrupt: List::new(), not_found: List::new(), hasher: RandomState::new() }
     }
 
     /// This root key denied one of the account's KEKs, and the account was invalidated for it: `epoch` is the one since
@@ -82,7 +92,7 @@ impl Refusals {
         epoch: Epoch,
         now: Moment,
     ) -> Option<KeyError> {
-        self.denied.get(&(account.path.clone(), root.clone()))?.answer(&(), epoch, now)
+        self.denied.get(|| (account.path.clone(), root.clone()))?.answer(&(), epoch, now)
     }
 
     pub(crate) fn corrupt(
@@ -98,7 +108,7 @@ impl Refusals {
     }
 
     pub(crate) fn corruption(&self, record: &KekRecord, epoch: Epoch, now: Moment) -> Option<KeyError> {
-        self.corrupt.get(&name(record))?.answer(&self.hash(record), epoch, now)
+        self.corrupt.get(|| name(record))?.answer(&self.hash(record), epoch, now)
     }
 
     pub(crate) fn not_found(&self, account: &Arc<AccountState>, id: KekId, error: KeyError, epoch: Epoch, now: Moment) {
@@ -107,7 +117,7 @@ impl Refusals {
     }
 
     pub(crate) fn absence(&self, account: &AccountState, id: KekId, epoch: Epoch, now: Moment) -> Option<KeyError> {
-        self.not_found.get(&(account.path.clone(), id))?.answer(&(), epoch, now)
+        self.not_found.get(|| (account.path.clone(), id))?.answer(&(), epoch, now)
     }
 
     /// By its bytes as they are stored.
@@ -116,9 +126,21 @@ impl Refusals {
     }
 }
 
-/// A bounded list that lets the oldest go. What is forgotten by the engine's clock is let go of by the machine's too.
-fn list<K: Eq + Hash + Send + Sync + 'static, V: Clone + Send + Sync + 'static>() -> Cache<K, V> {
-    Cache::builder().max_capacity(CAPACITY).eviction_policy(EvictionPolicy::lru()).time_to_live(2 * DENIED).build()
+impl<K: Eq + Hash + Send + Sync + 'static, V: Clone + Send + Sync + 'static> List<K, V> {
+    /// What is forgotten by the engine's clock is let go of by the machine's too.
+    fn new() -> Self {
+        let listed = Cache::builder().max_capacity(CAPACITY).eviction_policy(EvictionPolicy::lru());
+        Self { listed: listed.time_to_live(2 * DENIED).build(), was_used: AtomicBool::new(false) }
+    }
+
+    fn insert(&self, name: K, refusal: V) {
+        self.was_used.store(true, Ordering::Relaxed);
+        self.listed.insert(name, refusal);
+    }
+
+    fn get(&self, name: impl FnOnce() -> K) -> Option<V> {
+        self.was_used.load(Ordering::Relaxed).then(|| self.listed.get(&name())).flatten()
+    }
 }
 
 fn name(record: &KekRecord) -> (KeyPath, KekId) {

@@ -50,7 +50,8 @@ impl KekId {
 
 impl fmt::Display for KekId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // At one go: each load writes it for the KMS.
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
