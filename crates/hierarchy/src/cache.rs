@@ -68,6 +68,9 @@ struct Shared {
     /// KEKs in the index, and those that are about to be.
     len: AtomicUsize,
     shards: Box<[Mutex<Shard>]>,
+    /// Of each shard, by boot time: nothing in it is due before. Changed under its lock; read without, so that a sweep looks
+    /// only where something may be due.
+    first_due: Box<[AtomicU64]>,
     hasher: ShardHasher,
     /// Whether there is no sweeper.
     is_swept_by_hand: bool,
@@ -132,6 +135,11 @@ impl Shared {
         self.shards.len()
     }
 
+    /// When the first KEK of a shard is due, or sooner.
+    fn first_due(&self, index: usize) -> u64 {
+        self.first_due[index].load(Ordering::Relaxed)
+    }
+
     fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         (0..self.shards.len()).map(|index| self.shard_at(index))
     }
@@ -193,6 +201,7 @@ impl KekCache {
             capacity,
             len: AtomicUsize::new(0),
             shards: (0..shards).map(|_| Mutex::new(Shard::new(agenda.offset()))).collect(),
+            first_due: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
             hasher: if is_swept_by_hand { ShardHasher::Fixed } else { ShardHasher::Random(RandomState::new()) },
             is_swept_by_hand,
             warrants: Warrants::default(),
@@ -300,7 +309,9 @@ impl KekCache {
             } else if self.epoch(account) != epoch || kek.lineage().is_some_and(|lineage| lineage.is_void()) {
                 Err(NotInstalled::Outdated)
             } else {
-                Ok(locked.insert(&kek, account))
+                let inserted = locked.insert(&kek, account);
+                shared.first_due[index].fetch_min(inserted.0, Ordering::Relaxed);
+                Ok(inserted)
             }
         };
         let (due, replaced) = match inserted {

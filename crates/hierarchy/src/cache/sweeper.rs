@@ -70,8 +70,10 @@ pub(super) fn run(shared: &Shared) {
         agenda.earliest.store(u64::MAX, Ordering::SeqCst);
         if agenda.has_jumped(now) {
             agenda.offset.store(offset(now), Ordering::Relaxed);
-            for mut shard in shared.shards() {
+            for index in 0..shared.shard_count() {
+                let mut shard = shared.shard_at(index);
                 shard.reorder(agenda.offset());
+                shared.first_due[index].store(0, Ordering::Relaxed);
             }
         }
         let next = sweep(shared, now);
@@ -97,7 +99,8 @@ pub(super) fn counted(count: impl FnOnce()) {
 pub(super) fn sweep(shared: &Shared, now: Moment) -> u64 {
     let boot = Nanos::from(now).boot;
     // All keys first: taking what goes with them out of the index, and giving it back, takes ten times as long.
-    for index in 0..shared.shard_count() {
+    let is_due = |index: &usize| shared.first_due(*index) <= boot;
+    for index in (0..shared.shard_count()).filter(is_due) {
         let due = shared.shard_at(index).due(boot);
         for kek in &due {
             kek.overwrite();
@@ -106,16 +109,17 @@ pub(super) fn sweep(shared: &Shared, now: Moment) -> u64 {
     let mut next = u64::MAX;
     let mut overwritten = Vec::new();
     for index in 0..shared.shard_count() {
-        loop {
+        while is_due(&index) {
             let from = overwritten.len();
-            let next_here = shared.shard_at(index).take_due(boot, from + BATCH, &mut overwritten);
+            {
+                let mut shard = shared.shard_at(index);
+                let next_here = shard.take_due(boot, from + BATCH, &mut overwritten);
+                shared.first_due[index].store(next_here.unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
             // Outside the lock: callers of other accounts do not wait for it.
             shared.overwrite_expired(&overwritten[from..]);
-            if overwritten.len() < from + BATCH {
-                next = next.min(next_here.unwrap_or(u64::MAX));
-                break;
-            }
         }
+        next = next.min(shared.first_due(index));
     }
     next
 }
