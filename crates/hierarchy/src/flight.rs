@@ -184,7 +184,8 @@ where
         };
         // Made here, not in the task: a runtime that drops the task before its first step still clears the way.
         let landing = Landing { flights: Arc::clone(self), key, awaited: Arc::clone(&started.awaited), answer: None };
-        let load = load(demand);
+        // Boxed: a future that another one captures and then awaits lies in it twice, and this one is kilobytes long.
+        let load = Box::pin(load(demand));
         runtime.spawn(async move {
             let answer = load.await;
             landing.land(answer);
