@@ -325,6 +325,16 @@ impl Engine {
         len: usize,
         f: impl FnOnce(&Kek<'_>) -> R,
     ) -> Option<R> {
+        self.seal_at_hand_aged(account, len, f).map(|(sealed, _)| sealed)
+    }
+
+    /// The same, and how long ago a root key was asked for the KEK.
+    pub(crate) fn seal_at_hand_aged<R>(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        len: usize,
+        f: impl FnOnce(&Kek<'_>) -> R,
+    ) -> Option<(R, Duration)> {
         let primary = account.primary();
         let kek = primary.as_ref()?;
         let now = self.time_of_use(|now| account.is_primary_believed(now) && kek.is_in_time(now));
@@ -338,7 +348,7 @@ impl Engine {
         if !account.is_primary_fresh(now) {
             self.renew_primary(account);
         }
-        Some(sealed)
+        Some((sealed, kek.age(now)))
     }
 
     /// Runs `f` with the KEK of this id, if it is at hand: no waiting, no store, no KMS.
@@ -348,11 +358,21 @@ impl Engine {
         id: KekId,
         f: impl FnOnce(&Kek<'_>) -> R,
     ) -> Option<R> {
+        self.open_at_hand_aged(account, id, f).map(|(opened, _)| opened)
+    }
+
+    /// The same, and how long ago a root key was asked for the KEK.
+    pub(crate) fn open_at_hand_aged<R>(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        id: KekId,
+        f: impl FnOnce(&Kek<'_>) -> R,
+    ) -> Option<(R, Duration)> {
         let open = |kek: &Arc<CachedKek>| {
             let now = self.time_of_use(|now| kek.is_in_time(now));
             let opened = kek.with_key(now, f)?;
             self.note_use(account, kek, now);
-            Some(opened)
+            Some((opened, kek.age(now)))
         };
         // Whoever opens what the primary sealed does not care whether it is still the primary.
         let primary = account.primary();

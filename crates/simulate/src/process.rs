@@ -132,9 +132,9 @@ impl Process {
         let (handle, ended, place) = (handle.clone(), self.shared.ended.clone(), self.place);
         self.shared.runtime.spawn(async move {
             let outcome = if is_seal {
-                handle.rehearse_seal(OBJECT_BYTES).await
+                handle.rehearse_seal_after_miss(OBJECT_BYTES).await
             } else {
-                handle.rehearse_open(Keys::kek(account)).await
+                handle.rehearse_open_after_miss(Keys::kek(account)).await
             };
             let outcome = outcome.map(nanos).map_err(|error| Refusal::of(&error));
             ended.push(EndedWait { place, began: at, outcome });

@@ -14,45 +14,31 @@ impl Account {
     /// What [`try_seal`](Self::try_seal) of `len` bytes does to the cache. `None` if the KEK is not in memory, else the time
     /// since the KMS was asked for it.
     pub fn try_rehearse_seal(&self, len: usize) -> Option<Duration> {
-        let state = self.state();
-        self.engine.seal_at_hand(&state, len, |_| ())?;
-        Some(self.age(state.primary().as_ref()))
+        self.engine.seal_at_hand_aged(&self.state(), len, |_| ()).map(|((), age)| age)
     }
 
     /// What [`try_open`](Self::try_open) of an envelope under the KEK `id` does to the cache; see
     /// [`try_rehearse_seal`](Self::try_rehearse_seal).
     pub fn try_rehearse_open(&self, id: KekId) -> Option<Duration> {
-        let state = self.state();
-        self.engine.open_at_hand(&state, id, |_| ())?;
-        let primary = state.primary();
-        match primary.as_ref().filter(|primary| primary.id() == id) {
-            Some(primary) => Some(self.age(Some(primary))),
-            None => Some(self.age(self.engine.cache().get_any(&state.path, id).as_ref())),
-        }
+        self.engine.open_at_hand_aged(&self.state(), id, |_| ()).map(|((), age)| age)
     }
 
-    /// What [`seal`](Self::seal) of `len` bytes does, but for sealing. Gives the time since the KMS was asked for the KEK,
-    /// zero for one that is not kept.
+    /// What [`seal`](Self::seal) of `len` bytes does once `try_seal` found no KEK, but for sealing. Gives the time since the
+    /// KMS was asked for the KEK that it got, zero for one that is not kept.
     ///
     /// # Errors
     /// As `seal`, of the KEK.
-    pub async fn rehearse_seal(&self, len: usize) -> Result<Duration, KeyError> {
-        if let Some(age) = self.try_rehearse_seal(len) {
-            return Ok(age);
-        }
+    pub async fn rehearse_seal_after_miss(&self, len: usize) -> Result<Duration, KeyError> {
         self.with_primary(len, |_| ()).await?;
         Ok(self.age(self.state().primary().as_ref()))
     }
 
-    /// What [`open`](Self::open) of an envelope under the KEK `id` does, but for opening. Gives the time since the KMS was
-    /// asked for the KEK, zero for one that is not kept.
+    /// What [`open`](Self::open) of an envelope under the KEK `id` does once `try_open` did not find it, but for opening; see
+    /// [`rehearse_seal_after_miss`](Self::rehearse_seal_after_miss).
     ///
     /// # Errors
     /// As `open`, of the KEK.
-    pub async fn rehearse_open(&self, id: KekId) -> Result<Duration, KeyError> {
-        if let Some(age) = self.try_rehearse_open(id) {
-            return Ok(age);
-        }
+    pub async fn rehearse_open_after_miss(&self, id: KekId) -> Result<Duration, KeyError> {
         self.with_kek(id, |_| ()).await?;
         Ok(self.age(self.engine.cache().get_any(self.path(), id).as_ref()))
     }
