@@ -1,23 +1,20 @@
 //! Running a scenario, and what comes of it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::{
     draft::Wraps,
     error::SimulateError,
-    keys::Keys,
-    lane::{self, Lane},
+    lane::{self, Lane, Task},
     measured::{Measured, Refusal},
     progress::Progress,
+    runner::{Runner, threads},
     scenario::{KeyPolicy, Outside, Scenario, Traffic},
     span::SECOND,
     trace::Trace,
-    traffic::{Fleet, Stream},
+    traffic::{Fleet, Request, Stream},
 };
 
 /// A month for bills.
@@ -181,9 +178,10 @@ pub struct OverTime {
 pub fn forecast(scenario: &Scenario, progress: &Progress) -> Result<Forecast, SimulateError> {
     let fleet = Arc::new(Fleet::new(&scenario.traffic, scenario.seed)?);
     progress.expect(fleet.expected().saturating_mul(scenario.policies.len() as u64));
-    let run = |task: &lane::Task<'_>| run_lane(task, Stream::new(&fleet, task.processes), progress);
-    let apart = Apart { lanes: scenario.traffic.processes as usize, run: &run };
-    finish(scenario, None, &apart, progress, fleet.expected())
+    let run = |task: &Task<'_>| run_lane(task, Stream::new(&fleet, task.processes), progress);
+    let lanes = scenario.traffic.processes as usize;
+    let runner = Runner { scenario, run: &run, lanes, operations: fleet.expected(), progress };
+    Ok(assembled(scenario, None, runner.policies()?))
 }
 
 /// The same for traffic that was recorded.
@@ -194,18 +192,24 @@ pub fn forecast_trace(scenario: &Scenario, trace: &Trace, progress: &Progress) -
     let scenario = &Scenario { traffic: trace.traffic(&scenario.traffic), ..scenario.clone() };
     scenario.traffic.check_handles()?;
     progress.expect(trace.requests().saturating_mul(scenario.policies.len() as u64));
-    let run = |task: &lane::Task<'_>| {
+    let run = |task: &Task<'_>| {
         let (requests, failure) = trace.replay(task.processes)?;
         let measured = run_lane(task, requests, progress)?;
         failure.take().map_or(Ok(measured), Err)
     };
-    let apart = Apart { lanes: MOST_READINGS.max(threads()), run: &run };
-    finish(scenario, Some(trace.name()), &apart, progress, trace.requests())
+    let lanes = MOST_READINGS.max(threads());
+    let runner = Runner { scenario, run: &run, lanes, operations: trace.requests(), progress };
+    Ok(assembled(scenario, Some(trace.name()), runner.policies()?))
+}
+
+fn assembled(scenario: &Scenario, trace: Option<String>, policies: Vec<PolicyForecast>) -> Forecast {
+    let (traffic, outside) = (scenario.traffic.clone(), scenario.outside.clone());
+    Forecast { traffic, trace, outside, seed: scenario.seed, policies }
 }
 
 fn run_lane(
-    task: &lane::Task<'_>,
-    requests: impl Iterator<Item = crate::traffic::Request>,
+    task: &Task<'_>,
+    requests: impl Iterator<Item = Request>,
     progress: &Progress,
 ) -> Result<Measured, SimulateError> {
     if task.policy.topology == Wraps::Direct {
@@ -214,87 +218,9 @@ fn run_lane(
     Lane::new(task)?.run(requests, progress)
 }
 
-type RunLane<'a> = dyn Fn(&lane::Task<'_>) -> Result<Measured, SimulateError> + Sync + 'a;
-
-/// How processes are simulated that do not notice each other.
-struct Apart<'a> {
-    /// In how many lanes at most. One process alone stays in a processor's cache, where twenty side by side push each other
-    /// out: it takes less than half the time.
-    lanes: usize,
-    run: &'a RunLane<'a>,
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn finish(
-    scenario: &Scenario,
-    trace: Option<String>,
-    apart: &Apart<'_>,
-    progress: &Progress,
-    operations: u64,
-) -> Result<Forecast, SimulateError> {
-    let mut policies = Vec::new();
-    for policy in &scenario.policies {
-        let keys = Arc::new(Keys::new(scenario.traffic.accounts, policy)?);
-        let mut measured = run_apart(scenario, *policy, &keys, apart)?;
-        if may_exceed_quota(scenario, &measured) {
-            // Somebody may be throttled, and that depends on all others.
-            progress.expect(operations);
-            let all: Vec<u32> = (0..scenario.traffic.processes).collect();
-            measured = (apart.run)(&lane::Task { scenario, policy: *policy, keys, processes: &all, has_quota: true })?;
-        }
-        policies.push(PolicyForecast::new(scenario, *policy, &measured));
-    }
-    let (traffic, outside) = (scenario.traffic.clone(), scenario.outside.clone());
-    Ok(Forecast { traffic, trace, outside, seed: scenario.seed, policies })
-}
-
-/// Whether the KMS might throttle. With at most half of its quota in every second of the clock, no span of time has more
-/// than a full bucket and what it is filled with.
-fn may_exceed_quota(scenario: &Scenario, measured: &Measured) -> bool {
-    let peak = measured.calls.per_second.iter().max().copied().unwrap_or_default();
-    scenario.outside.quota.is_some_and(|quota| f64::from(peak) > quota / 2.0)
-}
-
-/// Simulates processes that do not notice each other on several threads. What comes out does not depend on how many.
-fn run_apart(
-    scenario: &Scenario,
-    policy: KeyPolicy,
-    keys: &Arc<Keys>,
-    apart: &Apart<'_>,
-) -> Result<Measured, SimulateError> {
-    let count = apart.lanes.min(scenario.traffic.processes as usize);
-    let lanes: Vec<Vec<u32>> =
-        (0..count).map(|lane| (0..scenario.traffic.processes).skip(lane).step_by(count).collect()).collect();
-    let (next, sum) = (AtomicUsize::new(0), Mutex::new(Measured::new(0)));
-    std::thread::scope(|scope| {
-        for _ in 0..threads().min(count) {
-            scope.spawn(|| {
-                while let Some(processes) = lanes.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let task = lane::Task { scenario, policy, keys: Arc::clone(keys), processes, has_quota: false };
-                    let result = (apart.run)(&task);
-                    // At once, so that what was measured of a thousand processes is never in memory together.
-                    let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-                    let added = match (&mut *sum, result) {
-                        (Ok(sum), Ok(part)) => sum.add(&part),
-                        (Ok(_), Err(error)) => Err(error),
-                        (Err(_), _) => return,
-                    };
-                    if let Err(error) = added {
-                        *sum = Err(error);
-                    }
-                }
-            });
-        }
-    });
-    sum.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl PolicyForecast {
     #[expect(clippy::cast_precision_loss, reason = "ratios and averages")]
-    fn new(scenario: &Scenario, policy: KeyPolicy, measured: &Measured) -> Self {
+    pub(crate) fn new(scenario: &Scenario, policy: KeyPolicy, measured: &Measured) -> Self {
         let Scenario { traffic, outside, .. } = scenario;
         let duration = traffic.duration.as_seconds();
         let part = |of: u64| if measured.operations == 0 { 0.0 } else { of as f64 / measured.operations as f64 };

@@ -46,6 +46,7 @@ mod prices;
 mod process;
 mod progress;
 pub mod report;
+mod runner;
 mod scenario;
 mod span;
 mod trace;

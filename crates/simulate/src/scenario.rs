@@ -13,7 +13,7 @@ use crate::{
 /// Bounds that keep a simulation in a machine's memory and a person's patience.
 const MOST_ACCOUNTS: u32 = 1_000_000;
 const MOST_PROCESSES: u32 = 1_000;
-const MOST_HANDLES: u64 = 20_000_000;
+pub(crate) const MOST_HANDLES: u64 = 20_000_000;
 const LONGEST: Span = Span::seconds(31 * 86_400);
 const MOST_RATE: f64 = 10_000_000.0;
 const MOST_POLICIES: usize = 64;
