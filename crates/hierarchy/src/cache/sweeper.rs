@@ -67,7 +67,8 @@ pub(super) fn run(shared: &Shared) {
     let agenda = &shared.agenda;
     while !shared.is_closed() {
         let now = shared.clock.now();
-        agenda.earliest.store(u64::MAX, Ordering::SeqCst);
+        // Not a mere store: what was noted before is in the shards' `first_due` too, and is seen there from here on.
+        agenda.earliest.swap(u64::MAX, Ordering::SeqCst);
         if agenda.has_jumped(now) {
             agenda.offset.store(offset(now), Ordering::Relaxed);
             for index in 0..shared.shard_count() {
