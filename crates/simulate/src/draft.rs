@@ -13,7 +13,7 @@ use crate::span::Span;
 #[serde(deny_unknown_fields, default)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct Draft {
-    /// Replay this trace instead of making traffic up: CSV with the columns time, account, op, process
+    /// Replay this trace instead of making traffic up: CSV or Parquet with the columns time, account, op, process
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", help_heading = "Traffic"))]
     pub trace: Option<PathBuf>,
     /// How long, from midnight on [default: 1d]

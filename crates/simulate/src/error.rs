@@ -24,6 +24,26 @@ pub enum SimulateError {
         /// What is wrong and what was expected.
         message: String,
     },
+    /// A row of a Parquet file is not what it should be.
+    #[error("{}, row {row}: {message}", file.display())]
+    Row {
+        /// Which file.
+        file: PathBuf,
+        /// Counted from 1.
+        row: u64,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A trace is Parquet, and this program was built to read CSV alone.
+    #[error(
+        "{}: to read Parquet this program must be built with the cargo feature `parquet`; or turn the trace into CSV, as \
+         docs/planning.md tells",
+        file.display()
+    )]
+    NoParquet {
+        /// Which file.
+        file: PathBuf,
+    },
     /// A file as a whole is not what it should be.
     #[error("{}: {message}", file.display())]
     File {

@@ -108,6 +108,34 @@ fn traces_that_are_wrong_are_refused_by_file_and_line() {
     assert!(site.refused(&["simulate", "--trace", "none.csv"], b"").contains("none.csv"));
 }
 
+/// What Parquet begins and ends with, and nothing in between.
+#[test]
+fn parquet_is_read_or_the_feature_that_it_needs_is_named() {
+    let site = Site::empty();
+    for name in ["trace.parquet", "trace.csv"] {
+        site.write(name, b"PAR1\0\0\0\0PAR1");
+        let line = site.refused(&["simulate", "--trace", name], b"");
+        let expected =
+            if cfg!(feature = "parquet") { "it cannot be read as Parquet" } else { "the cargo feature `parquet`" };
+        assert!(line.contains(name) && line.contains(expected), "{line}");
+    }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_makes_the_forecast_that_csv_makes() {
+    let site = Site::empty();
+    site.write("trace.parquet", include_bytes!("../../../simulate/tests/traces/pyarrow.parquet"));
+    let mut csv = String::from("time,account,op,process\n");
+    for row in 0..20 {
+        let op = if row % 5 == 0 { "seal" } else { "open" };
+        writeln!(csv, "{},tenant-{},{op},web-{}", f64::from(row) / 4.0, row % 3, row % 2).unwrap();
+    }
+    site.write("trace.csv", csv.as_bytes());
+    let of = |trace| site.text(&["simulate", "--csv", "--ttl", "1s", "--trace", trace]);
+    assert_eq!(of("trace.parquet"), of("trace.csv"));
+}
+
 #[test]
 fn a_trace_of_a_million_and_one_accounts_is_refused_where_they_begin() {
     let site = Site::empty();
