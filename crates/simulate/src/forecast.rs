@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     draft::Wraps,
     error::SimulateError,
-    lane::{self, Lane, Task},
+    lane::{self, Task},
     measured::{Measured, Refusal},
     progress::Progress,
     runner::{Runner, threads},
@@ -215,7 +215,7 @@ fn run_lane(
     if task.policy.topology == Wraps::Direct {
         return lane::run_direct(task, requests, progress);
     }
-    Lane::new(task)?.run(requests, progress)
+    lane::run_cached(task, requests, progress)
 }
 
 impl PolicyForecast {

@@ -10,7 +10,7 @@ use std::{
 
 use keystrata_kms::Timer;
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::runtime::{Builder, Runtime, RuntimeMetrics};
+use tokio::runtime::{Builder, Handle, RuntimeMetrics};
 
 use crate::{
     error::SimulateError,
@@ -59,11 +59,10 @@ pub(crate) fn look_every(ttl: Span, duration: Span) -> u64 {
     (ttl.nanos() / 100).min(duration.nanos() / 300).clamp(SECOND / 10, 10 * SECOND)
 }
 
-pub(crate) struct Lane {
+struct Lane {
     clock: SimClock,
     sleeps: Sleeps,
     timer: Timer,
-    runtime: Runtime,
     metrics: RuntimeMetrics,
     idle: Arc<Idle>,
     processes: Vec<Process>,
@@ -109,23 +108,34 @@ impl Idle {
     }
 }
 
+/// Simulates the processes of `task` with engines that keep keys.
+pub(crate) fn run_cached(
+    task: &Task<'_>,
+    requests: impl Iterator<Item = Request>,
+    progress: &Progress,
+) -> Result<Measured, SimulateError> {
+    let idle = Arc::new(Idle::default());
+    let noticed = Arc::clone(&idle);
+    let runtime = Builder::new_current_thread()
+        .on_thread_park(move || noticed.note())
+        .build()
+        .map_err(SimulateError::io("a simulation cannot be started"))?;
+    let lane = Lane::new(task, runtime.handle(), idle)?;
+    // All of it within: entering and leaving the runtime for each thing that happens costs a twentieth of the time.
+    runtime.block_on(lane.run(requests, progress))
+}
+
 impl Lane {
-    pub(crate) fn new(task: &Task<'_>) -> Result<Self, SimulateError> {
+    fn new(task: &Task<'_>, runtime: &Handle, idle: Arc<Idle>) -> Result<Self, SimulateError> {
         let (clock, sleeps) = (SimClock::default(), Sleeps::default());
         let timer = Timer::turned_by_hand(clock.clone());
-        let idle = Arc::new(Idle::default());
-        let noticed = Arc::clone(&idle);
-        let runtime = Builder::new_current_thread()
-            .on_thread_park(move || noticed.note())
-            .build()
-            .map_err(SimulateError::io("a simulation cannot be started"))?;
         let outside = &task.scenario.outside;
         let shared = Shared {
             policy: task.policy,
             keys: Arc::clone(&task.keys),
             kms: Arc::new(SimKms::new(outside, task.has_quota, clock.clone(), sleeps.clone())),
             timer: timer.clone(),
-            runtime: runtime.handle().clone(),
+            runtime: runtime.clone(),
             store_latency: outside.store_latency.nanos(),
             seed: task.scenario.seed,
             ended: Ended::default(),
@@ -142,8 +152,7 @@ impl Lane {
             clock,
             sleeps,
             timer,
-            metrics: runtime.handle().metrics(),
-            runtime,
+            metrics: runtime.metrics(),
             idle,
             processes,
             places,
@@ -159,7 +168,7 @@ impl Lane {
     }
 
     /// Lets all of it happen.
-    pub(crate) fn run(
+    async fn run(
         mut self,
         mut requests: impl Iterator<Item = Request>,
         progress: &Progress,
@@ -173,7 +182,7 @@ impl Lane {
                     let place = self.places[asked.process as usize];
                     self.processes[place].ask(asked)?;
                     if self.metrics.num_alive_tasks() != self.waiting {
-                        self.settle();
+                        self.settle().await;
                     }
                     request = requests.next();
                     untold += 1;
@@ -184,7 +193,7 @@ impl Lane {
                 }
                 None if self.is_over() => break,
                 _ if due == NEVER => break,
-                _ => self.happen(due)?,
+                _ => self.happen(due).await?,
             }
         }
         progress.add(untold)?;
@@ -208,7 +217,7 @@ impl Lane {
         is_past_end && (self.waiting == 0 || self.wakes_at > self.end.saturating_add(PATIENCE))
     }
 
-    fn happen(&mut self, at: u64) -> Result<(), SimulateError> {
+    async fn happen(&mut self, at: u64) -> Result<(), SimulateError> {
         self.clock.set(at);
         while let Some((_, place)) = self.restarts.pop_if(|(restarts_at, _)| *restarts_at <= at) {
             self.processes[place].restart()?;
@@ -220,17 +229,17 @@ impl Lane {
             let next = self.looks_at + self.look;
             self.looks_at = if next > self.end { NEVER } else { next };
         }
-        self.settle();
+        self.settle().await;
         Ok(())
     }
 
     /// Lets everything go on that can at this time.
-    fn settle(&mut self) {
+    async fn settle(&mut self) {
         let now = self.clock.nanos();
         loop {
             self.sleeps.wake(now);
             self.timer.turn();
-            self.runtime.block_on(self.idle.reached());
+            self.idle.reached().await;
             self.wakes_at = self.timer.next().map_or(NEVER, SimClock::since_start).min(self.sleeps.next());
             if self.wakes_at > now {
                 break;
