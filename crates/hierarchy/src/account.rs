@@ -180,34 +180,41 @@ impl Account {
 
     /// Runs `f` with the KEK that new objects are sealed under, which has to be got.
     pub(crate) async fn with_primary<R>(&self, len: usize, mut f: impl FnMut(&Kek<'_>) -> R) -> Result<R, KeyError> {
-        let state = self.state();
-        for _ in 0..CACHED_TRIES {
-            let kek = self.engine.primary(&state).await?;
-            if let Some(sealed) = kek.with_key(self.engine.now(), &mut f) {
-                self.engine.note_miss(&state, &kek);
-                self.engine.note_seal(&state, kek.id(), len);
-                return Ok(sealed);
+        let load = async {
+            let state = self.state();
+            for _ in 0..CACHED_TRIES {
+                let kek = self.engine.primary(&state).await?;
+                if let Some(sealed) = kek.with_key(self.engine.now(), &mut f) {
+                    self.engine.note_miss(&state, &kek);
+                    self.engine.note_seal(&state, kek.id(), len);
+                    return Ok(sealed);
+                }
             }
-        }
-        let kek = self.engine.primary_once(&state).await?;
-        self.engine.note_miss_once();
-        self.engine.note_seal(&state, kek.id(), len);
-        kek.with_key(self.engine.now(), f).ok_or(KeyError::Late { ttl: state.policy.kek_ttl() })
+            let kek = self.engine.primary_once(&state).await?;
+            self.engine.note_miss_once();
+            self.engine.note_seal(&state, kek.id(), len);
+            kek.with_key(self.engine.now(), f).ok_or(KeyError::Late { ttl: state.policy.kek_ttl() })
+        };
+        // On the heap, and on a miss alone: else the future of every hit would have room for a load.
+        Box::pin(load).await
     }
 
     /// Runs `f` with the KEK of this id, which has to be got.
     pub(crate) async fn with_kek<R>(&self, id: KekId, mut f: impl FnMut(&Kek<'_>) -> R) -> Result<R, KeyError> {
-        let state = self.state();
-        for _ in 0..CACHED_TRIES {
-            let kek = self.engine.kek(&state, id).await?;
-            if let Some(opened) = kek.with_key(self.engine.now(), &mut f) {
-                self.engine.note_miss(&state, &kek);
-                return Ok(opened);
+        let load = async {
+            let state = self.state();
+            for _ in 0..CACHED_TRIES {
+                let kek = self.engine.kek(&state, id).await?;
+                if let Some(opened) = kek.with_key(self.engine.now(), &mut f) {
+                    self.engine.note_miss(&state, &kek);
+                    return Ok(opened);
+                }
             }
-        }
-        let kek = self.engine.kek_once(&state, id).await?;
-        self.engine.note_miss_once();
-        kek.with_key(self.engine.now(), f).ok_or(KeyError::Late { ttl: state.policy.kek_ttl() })
+            let kek = self.engine.kek_once(&state, id).await?;
+            self.engine.note_miss_once();
+            kek.with_key(self.engine.now(), f).ok_or(KeyError::Late { ttl: state.policy.kek_ttl() })
+        };
+        Box::pin(load).await // as above
     }
 
     /// The account's state in this process: a handle that came along through a fork has its parent's.

@@ -24,6 +24,15 @@ async fn one_call_serves_an_account_for_sealing_and_opening() {
     assert_eq!(keys.cached_keks(), 1);
 }
 
+/// A service keeps one for each request under way, and every hit makes one: it has no room for a load, which is kilobytes.
+#[test]
+fn the_future_of_a_seal_or_an_open_is_small() {
+    let keys = Fixture::new().process();
+    let (acme, context) = (keys.account("acme").unwrap(), Context::none());
+    let sizes = [size_of_val(&acme.seal(b"x", &context)), size_of_val(&acme.open(b"x", &context))];
+    assert!(sizes.iter().all(|size| *size <= 256), "{sizes:?} bytes");
+}
+
 #[tokio::test]
 async fn another_process_opens_with_one_call_and_seals_under_the_same_kek() {
     let fixture = Fixture::new();
