@@ -7,14 +7,17 @@
 #[path = "../../../kms/tests/servers/process.rs"]
 mod process;
 
+mod bao;
+mod replay;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
     path::Path,
-    time::{Duration, Instant},
 };
 
-use process::{Server, bao, free_port, installed};
+use bao::{Bao, TOKEN};
+use process::{Server, free_port, installed};
 use serde_json::Value;
 
 const SECRET: &[u8] = b"4111 1111 1111 1111";
@@ -147,21 +150,9 @@ fn aws_is_configured_by_its_usual_variables() {
 #[test]
 #[ignore = "needs OpenBao, which `cargo xtask test` installs"]
 fn vault_takes_its_token_from_the_environment() {
-    let token = "hunter2-root";
-    let bao = Server::start(&bao(), |port, _| {
-        let address = format!("-dev-listen-address=127.0.0.1:{port}");
-        vec!["server".into(), "-dev".into(), format!("-dev-root-token-id={token}"), address]
-    });
-    let headers = format!("x-vault-token: {token}\r\n");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    // It listens before it is unsealed.
-    while post(bao.port, "/v1/sys/mounts/transit", &headers, r#"{"type":"transit"}"#).0 != 204 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!(post(bao.port, "/v1/transit/keys/keystrata", &headers, r#"{"derived":true}"#).0, 200);
-    let root = format!("vault-transit:http://127.0.0.1:{}/transit/keys/keystrata", bao.port);
-    let variables = [("VAULT_TOKEN", token.to_owned())];
+    let bao = Bao::start(&["keystrata"]);
+    let root = bao.root("keystrata");
+    let variables = [("VAULT_TOKEN", TOKEN.to_owned())];
     makes_seals_and_opens(&root, "vault-transit:transit/keys/keystrata", &variables);
 
     let line = refusal(&[], &root);
