@@ -140,8 +140,10 @@ fn read_parquet(_: File, path: &Path, _: bool, _: &mut Collected) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
-    use crate::{draft::Draft, prices::Prices, scenario::Scenario};
+    use crate::{draft::Draft, prices::Prices, scenario::Scenario, span::SECOND, traffic::Request};
 
     fn read(text: &str, settings: &str) -> Result<Trace, SimulateError> {
         let mut file = NamedTempFile::new().unwrap();

@@ -86,8 +86,8 @@ fn read(path: &Path, settings: &str) -> Result<(Scenario, Trace), SimulateError>
 }
 
 /// All that a forecast says, but for the name of the trace.
-fn forecast(path: &Path) -> Value {
-    let (scenario, trace) = read(path, "ttl = [\"1s\"]\njitter = [0.0]\nprovider = \"none\"\n").unwrap();
+fn forecast(path: &Path, ttl: &str) -> Value {
+    let (scenario, trace) = read(path, &format!("ttl = [\"{ttl}\"]\njitter = [0.0]\nprovider = \"none\"\n")).unwrap();
     let mut forecast = serde_json::to_value(forecast_trace(&scenario, &trace, &Progress::default()).unwrap()).unwrap();
     assert!(forecast["trace"].take().is_string());
     forecast
@@ -129,7 +129,7 @@ fn csv() -> NamedTempFile {
 
 #[test]
 fn times_and_names_of_every_kind_make_the_forecast_that_csv_makes() {
-    let expected = forecast(csv().path());
+    let expected = forecast(csv().path(), "1s");
     assert_eq!(expected["policies"][0]["operations"], ROWS);
     let micros = |row| FIRST * 1_000_000 + quarter(row);
     let whole = |scale: fn(i64) -> i64| Column::Int64((0..ROWS).map(|row| scale(micros(row))).collect());
@@ -160,14 +160,14 @@ fn times_and_names_of_every_kind_make_the_forecast_that_csv_makes() {
             "required {kind}; required binary account (STRING); required binary op (ENUM); required binary process (UTF8);"
         );
         let trace = file(&parquet(&columns, vec![vec![times, names("tenant", 3), ops(ROWS), names("web", 2)]]));
-        assert_eq!(forecast(trace.path()), expected, "{kind}");
+        assert_eq!(forecast(trace.path(), "1s"), expected, "{kind}");
     }
     let numbers = |many| (0..ROWS).map(move |row| i32::try_from(row % many).unwrap());
     let columns = "required int32 process (INTEGER(8,false)); required binary OP; required int64 time (TIMESTAMP_MICROS); \
                    required fixed_len_byte_array(16) Account (UUID);";
     let accounts = numbers(3).map(|number| [u8::try_from(number).unwrap() + 200; 16]).collect();
     let group = vec![Column::Int32(numbers(2).collect()), ops(ROWS), whole(|micros| micros), Column::Uuid(accounts)];
-    assert_eq!(forecast(file(&parquet(columns, vec![group])).path()), expected);
+    assert_eq!(forecast(file(&parquet(columns, vec![group])).path(), "1s"), expected);
 }
 
 const PLAIN: &str = "required int64 time; required binary account (UTF8); required binary op (UTF8); \
@@ -182,7 +182,7 @@ fn long_traces_of_any_codec_make_the_forecast_that_csv_makes() {
         let op = if row % 5 == 0 { "seal" } else { "open" };
         writeln!(csv, "{},tenant-{},{op},web-{}", row / 100, row % 97, row % 3).unwrap();
     }
-    let expected = forecast(file(csv.as_bytes()).path());
+    let expected = forecast(file(csv.as_bytes()).path(), "1m");
     let columns = |from: usize, until: usize| {
         let rows = || from..until;
         let times = rows().map(|row| i64::try_from(row / 100).unwrap()).collect();
@@ -202,7 +202,7 @@ fn long_traces_of_any_codec_make_the_forecast_that_csv_makes() {
             let properties = properties.set_dictionary_enabled(has_dictionary).set_data_page_size_limit(5_000).build();
             let groups = vec![columns(0, 9_000), columns(9_000, 9_001), columns(9_001, LONG)];
             let trace = file(&parquet_with(properties, PLAIN, groups));
-            assert_eq!(forecast(trace.path()), expected, "{codec:?}");
+            assert_eq!(forecast(trace.path(), "1m"), expected, "{codec:?}");
         }
     }
 }
@@ -211,7 +211,7 @@ fn long_traces_of_any_codec_make_the_forecast_that_csv_makes() {
 #[test]
 fn a_file_of_another_writer_is_read() {
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces");
-    assert_eq!(forecast(&traces.join("pyarrow.parquet")), forecast(csv().path()));
+    assert_eq!(forecast(&traces.join("pyarrow.parquet"), "1s"), forecast(csv().path(), "1s"));
     let error = read(&traces.join("brotli.parquet"), "").unwrap_err().to_string();
     assert!(error.contains("brotli.parquet: compressed with BROTLI: expected none, SNAPPY"), "{error}");
 }

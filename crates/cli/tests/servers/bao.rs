@@ -28,7 +28,8 @@ impl Bao {
         let folder = tempfile::tempdir().unwrap();
         let (config, audit) = (folder.path().join("audit.hcl"), folder.path().join("audit.log"));
         // It takes no audit device by its API.
-        std::fs::write(&config, format!("audit \"file\" \"all\" {{ options = {{ file_path = {audit:?} }} }}")).unwrap();
+        let options = format!("options = {{ file_path = \"{}\" }}", audit.display());
+        std::fs::write(&config, format!("audit \"file\" \"all\" {{ {options} }}")).unwrap();
         let server = Server::start(&bao(), |port, _| {
             let address = format!("-dev-listen-address=127.0.0.1:{port}");
             let config = format!("-config={}", config.display());

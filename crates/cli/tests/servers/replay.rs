@@ -75,14 +75,14 @@ async fn real_processes_make_the_calls_that_were_forecast() {
         assert_eq!(calls, *unwraps, "{}: every attempt arrived, and none was made twice", forecast.name);
         // Each process asks Vault once whether the key is derived: no call of a policy's.
         assert_eq!(count(format!("transit/datakey/plaintext/{key}")), u64::from(PROCESSES));
-        let difference = relative(calls, forecast.calls);
+        let difference = ratio(calls, forecast.calls) - 1.0;
         println!(
             "{}: forecast {} calls, {:.2} % hits; made {calls}, {:.2} %: {:+.2} %; operations were late by {late_p99:?} \
              at p99, {late_most:?} at most",
             forecast.name,
             forecast.calls,
             forecast.hit_rate * 100.0,
-            *hits as f64 / *operations as f64 * 100.0,
+            ratio(*hits, *operations) * 100.0,
             difference * 100.0,
         );
         apart.push((&forecast.name, difference));
@@ -92,9 +92,9 @@ async fn real_processes_make_the_calls_that_were_forecast() {
     assert!(forecasts[0].calls >= 1_500, "few calls say little: {}", forecasts[0].calls);
 }
 
-#[expect(clippy::cast_precision_loss, reason = "thousands of calls")]
-fn relative(made: u64, forecast: u64) -> f64 {
-    made as f64 / forecast as f64 - 1.0
+#[expect(clippy::cast_precision_loss, reason = "thousands of calls and operations")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
 }
 
 /// How often the server has answered each path.

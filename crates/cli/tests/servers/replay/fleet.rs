@@ -49,9 +49,9 @@ pub(super) struct Fleet {
 pub(super) struct Replayed {
     /// Attempts that reached the KMS.
     pub(super) unwraps: u64,
-    pub(super) operations: usize,
+    pub(super) operations: u64,
     /// Those that found their KEK in memory.
-    pub(super) hits: usize,
+    pub(super) hits: u64,
     /// How much later than in the trace operations began.
     pub(super) late_p99: Duration,
     pub(super) late_most: Duration,
@@ -67,7 +67,8 @@ impl Fleet {
         fs::create_dir(&folder).unwrap();
         let token = folder.join("token");
         fs::write(&token, TOKEN).unwrap();
-        let root = format!("{root}?token_file={}", token.display());
+        // A busy machine is no outage.
+        let root = format!("{root}?timeout_ms=20000&token_file={}", token.display());
         let fleet = Self { folder, trace: trace.to_owned(), policy, root };
         keystrata_store::create(&fleet.store()).await.unwrap();
         let (keys, _) = fleet.engine().await;
@@ -92,7 +93,6 @@ impl Fleet {
         // More than a process can ask for.
         let unlimited = NonZeroU32::new(1_000_000).unwrap();
         let budget = Arc::new(Budget::per_second(unlimited, unlimited));
-        // A busy machine is no outage.
         let guard = Guard::new("replay", budget).attempt_limit(Duration::from_secs(30));
         let root = Arc::new(guard.around(root));
         let (roots, group_size) = (Roots::new(Arc::clone(&root)), self.policy.group);
@@ -153,7 +153,7 @@ impl Fleet {
         late.sort_unstable();
         Replayed {
             unwraps: root.stats().calls.of(Operation::Unwrap, Outcome::Done),
-            operations: requests.len(),
+            operations: requests.len() as u64,
             hits,
             late_p99: late[late.len() * 99 / 100],
             late_most: late[late.len() - 1],
@@ -202,15 +202,15 @@ pub(super) fn replay_all(fleets: &[Fleet]) -> Vec<Replayed> {
     for process in processes.iter_mut().flatten() {
         assert_eq!(process.line(), "ready");
     }
-    let start = SystemTime::now() + Duration::from_secs(1);
+    let start = SystemTime::now() + Duration::from_secs(3);
     for process in processes.iter_mut().flatten() {
         writeln!(process.input, "{}", serde_json::to_string(&start).unwrap()).unwrap();
     }
     let read = |process: &mut Process| serde_json::from_str(&process.line()).unwrap();
-    processes.iter_mut().map(|fleet| together(fleet.iter_mut().map(read).collect())).collect()
+    processes.iter_mut().map(|fleet| together(&fleet.iter_mut().map(read).collect::<Vec<_>>())).collect()
 }
 
-fn together(processes: Vec<Replayed>) -> Replayed {
+fn together(processes: &[Replayed]) -> Replayed {
     let most = |of: fn(&Replayed) -> Duration| processes.iter().map(of).max().unwrap();
     Replayed {
         unwraps: processes.iter().map(|process| process.unwraps).sum(),

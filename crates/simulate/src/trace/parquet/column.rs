@@ -12,21 +12,17 @@ use parquet::{
 
 use crate::trace::collected::Time;
 
-/// What the values of a column are.
+/// What the numbers of a column stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Text, or other bytes.
-    Bytes,
-    /// Whole numbers, without a sign.
-    Unsigned,
-    /// Whole numbers of so many nanoseconds each, or for text of whatever.
+    /// So many nanoseconds each; or nothing, in a name.
     Whole(i64),
-    /// Numbers of which so many are a nanosecond.
+    /// So many are a nanosecond.
     Fine(i64),
-    /// Seconds.
-    Float,
-    /// A day and the nanoseconds since its midnight.
-    DayAndNanos,
+    /// Nothing, and they have no sign.
+    Unsigned,
+    /// There are none: text, other bytes, or what says itself what it is.
+    Plain,
 }
 
 const SECOND: i64 = 1_000_000_000;
@@ -53,9 +49,7 @@ impl Kind {
             }
             (Type::INT32 | Type::INT64, Some(Is::Integer(_))) => Ok(Self::Whole(SECOND)),
             (Type::INT32 | Type::INT64, None) if is_number(converted) => Ok(Self::Whole(SECOND)),
-            (Type::INT96, None) => Ok(Self::DayAndNanos),
-            (Type::DOUBLE, None) => Ok(Self::Float),
-            (Type::BYTE_ARRAY, None | Some(Is::String)) => Ok(Self::Bytes),
+            (Type::INT96 | Type::DOUBLE, None) | (Type::BYTE_ARRAY, None | Some(Is::String)) => Ok(Self::Plain),
             _ => Err(is_of_type(column, expected)),
         }
     }
@@ -64,7 +58,7 @@ impl Kind {
     pub(super) fn of_text(column: &ColumnDescriptor) -> Result<Self, String> {
         is_flat(column)?;
         match (column.physical_type(), column.logical_type_ref()) {
-            (Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY, _) if !is_decimal(column) => Ok(Self::Bytes),
+            (Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY, _) if !is_decimal(column) => Ok(Self::Plain),
             (Type::INT32 | Type::INT64, Some(LogicalType::Integer(integer))) if !integer.is_signed => {
                 Ok(Self::Unsigned)
             }
@@ -202,7 +196,7 @@ impl Values {
         Time::Nanos(match self.kind {
             Kind::Whole(nanos) => value * i128::from(nanos),
             Kind::Fine(parts) => value / i128::from(parts),
-            Kind::Bytes | Kind::Unsigned | Kind::Float | Kind::DayAndNanos => value,
+            Kind::Unsigned | Kind::Plain => value,
         })
     }
 
@@ -211,17 +205,17 @@ impl Values {
         match (&self.values, self.kind) {
             (Decoded::Bytes(values), _) => Cow::Borrowed(values[row].data()),
             (Decoded::FixedBytes(values), _) => Cow::Borrowed(values[row].data()),
-            (Decoded::Int32(values), Kind::Unsigned) => written(values[row].cast_unsigned()),
-            (Decoded::Int64(values), Kind::Unsigned) => written(values[row].cast_unsigned()),
-            (Decoded::Int32(values), _) => written(values[row]),
-            (Decoded::Int64(values), _) => written(values[row]),
+            (Decoded::Int32(values), Kind::Unsigned) => written(&values[row].cast_unsigned()),
+            (Decoded::Int64(values), Kind::Unsigned) => written(&values[row].cast_unsigned()),
+            (Decoded::Int32(values), _) => written(&values[row]),
+            (Decoded::Int64(values), _) => written(&values[row]),
             (Decoded::Int96(values), _) => Cow::Borrowed(values[row].as_bytes()),
             (Decoded::Double(values), _) => Cow::Borrowed(values[row].as_bytes()),
         }
     }
 }
 
-fn written(number: impl ToString) -> Cow<'static, [u8]> {
+fn written(number: &impl ToString) -> Cow<'static, [u8]> {
     Cow::Owned(number.to_string().into_bytes())
 }
 
