@@ -167,6 +167,22 @@ fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
 }
 
 #[test]
+fn a_sweep_finds_what_came_after_the_last_one_and_is_due_before_all_that_was_there() {
+    let clock = ManualClock::new();
+    let (config, signals) = (ArenaConfig::default(), Arc::new(Signals::new()));
+    let cache = KekCache::new(Arc::new(clock.clone()), config, 10, signals, true);
+    let late = install(&cache, 1, Duration::from_secs(60));
+    cache.sweep_by_hand();
+    let early = install(&cache, 2, Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
+    cache.sweep_by_hand();
+    assert!(!early.slot.is_live() && late.slot.is_live() && cache.len() == 1);
+    clock.advance(Duration::from_secs(59));
+    cache.sweep_by_hand();
+    assert!(!late.slot.is_live() && cache.len() == 0);
+}
+
+#[test]
 fn eviction_takes_what_nobody_used_before_what_somebody_did() {
     let cache = cache(ManualClock::new());
     // Those that are due in one instant have no order.
