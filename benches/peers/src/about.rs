@@ -5,6 +5,8 @@ pub const SUITE_2: &str = "keystrata, suite 2";
 /// See [`SUITE_2`].
 pub const SUITE_1: &str = "keystrata, suite 1";
 /// See [`SUITE_2`].
+pub const SUITE_2_TASKS: &str = "keystrata, suite 2, tasks";
+/// See [`SUITE_2`].
 pub const GROUP: &str = "keystrata, group";
 /// See [`SUITE_2`].
 pub const BARE_2: &str = "bare AES-256-GCM, fresh key";
@@ -22,6 +24,10 @@ pub const ASHERAH_SAFER: &str = "asherah, safer mode";
 pub const TINK: &str = "tink-aead";
 /// See [`SUITE_2`].
 pub const KMS_AEAD: &str = "kms-aead";
+/// See [`SUITE_2`].
+pub const AWS_ESDK: &str = "aws-esdk, hierarchical";
+/// See [`SUITE_2`].
+pub const AWS_ESDK_TASKS: &str = "aws-esdk, hierarchical, tasks";
 
 /// What a library does for an object and for a tenant.
 pub struct About {
@@ -69,6 +75,20 @@ pub const ALL: &[About] = &[
         memory: "while in use; the interval only checks again",
         note: "random bytes from a generator in user space; expanded tenant keys in ordinary memory, but for its safer mode; \
                the struct form is no bytes yet; one KMS call unwraps all tenants, so the KMS vouches for none by itself",
+    },
+    #[cfg(feature = "aws-esdk")]
+    About {
+        name: "aws-esdk",
+        package: Some("aws-esdk"),
+        levels: "KMS → tenant → DEK",
+        cipher: "AES-256-GCM, AWS-LC",
+        commits: "yes",
+        context: "yes; it lies in clear in the object",
+        tenant: "yes",
+        memory: "until a call after its time finds it; not overwritten",
+        note: "without the ECDSA P-384 signature of each object, which it makes unless told not to; a key that is in memory to encrypt \
+               is asked for again to decrypt; a keyring serves one caller at a time, and blocks the threads of the others; DynamoDB \
+               and KMS are in this process",
     },
     About {
         name: "kms-aead",

@@ -19,7 +19,7 @@ pub fn judge(report: &Report) -> Vec<Aim> {
     aims.extend(
         bare.into_iter().flat_map(|bare| [2, 3].into_iter().flat_map(|at| at_least(ours, bare, None, at, 0.9))),
     );
-    for name in [about::ASHERAH_WIRE, about::KMS_AEAD, about::TINK] {
+    for name in [about::ASHERAH_WIRE, about::AWS_ESDK, about::KMS_AEAD, about::TINK] {
         aims.extend(report.row(name).map(|peer| ahead(ours, peer)));
     }
     if let Some(calls) = report.calls.iter().find(|calls| calls.name == about::SUITE_2) {
@@ -79,6 +79,7 @@ fn ahead(ours: &Row, theirs: &Row) -> Aim {
     }
 }
 
-fn exactly(what: &str, calls: u64, wanted: u64) -> Aim {
-    Aim { aim: format!("{what}: {wanted}"), measured: calls.to_string(), met: calls == wanted }
+fn exactly(what: &str, calls: Option<u64>, wanted: u64) -> Aim {
+    let measured = calls.map_or_else(|| "no answer".into(), |calls| calls.to_string());
+    Aim { aim: format!("{what}: {wanted}"), measured, met: calls == Some(wanted) }
 }

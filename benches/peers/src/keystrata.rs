@@ -10,7 +10,7 @@ use keystrata_hierarchy::{
 use keystrata_primitives::wrap;
 use tokio::runtime::Runtime;
 
-use crate::{CONTEXT, Process, Tenant, kms::Kms};
+use crate::{CONTEXT, Process, Tenant, calls::AsyncProcess, kms::Kms};
 
 /// Where the tenants' KEKs stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,15 @@ impl Process for Service {
             account: self.keys.account(name(number)).expect("a valid name"),
             runtime: Arc::clone(&self.runtime),
             context: self.context.clone(),
+        }
+    }
+}
+
+impl AsyncProcess for Service {
+    fn seal_one(&self) -> impl Future<Output = ()> + Send + 'static {
+        let tenant = self.tenant(0);
+        async move {
+            tenant.account.seal(b"x", &tenant.context).await.expect("the KMS answers");
         }
     }
 }

@@ -7,6 +7,8 @@ pub mod about;
 mod aead;
 pub mod aims;
 pub mod asherah;
+#[cfg(feature = "aws-esdk")]
+pub mod aws_esdk;
 pub mod bare;
 pub mod calls;
 pub mod keystrata;

@@ -75,14 +75,17 @@ fn times(rounds: usize) -> Vec<Row> {
         Case::new(about::KMS_AEAD, kms_aead::Service::start(&kms).tenant(0)),
         Case::new(about::TINK, tink::Service::start(&kms).tenant(0)),
     ];
+    #[cfg(feature = "aws-esdk")]
+    cases.push(Case::new(about::AWS_ESDK, keystrata_peers::aws_esdk::Service::start(1, &kms).tenant(0)));
     speed::measure(&mut cases, rounds)
 }
 
 fn count_calls() -> Vec<Calls> {
     use asherah::{Schedules, Service as Asherah, Struct, Wire};
     let keystrata = |suite, topology| move |tenants, kms: &Kms| Service::start(suite, topology, tenants, kms);
-    vec![
+    let mut all = vec![
         calls::count(about::SUITE_2, keystrata(Suite::Aes256Gcm, Topology::Account)),
+        calls::count_tasks(about::SUITE_2_TASKS, keystrata(Suite::Aes256Gcm, Topology::Account)),
         calls::count(about::SUITE_1, keystrata(Suite::XChaCha20Poly1305, Topology::Account)),
         calls::count(about::GROUP, keystrata(Suite::Aes256Gcm, Topology::Group)),
         calls::count(about::ASHERAH, |tenants, kms| Asherah::<Struct>::start(Schedules::Cached, tenants, kms)),
@@ -90,13 +93,25 @@ fn count_calls() -> Vec<Calls> {
         calls::count(about::ASHERAH_SAFER, |tenants, kms| Asherah::<Struct>::start(Schedules::NotCached, tenants, kms)),
         calls::count(about::KMS_AEAD, |_, kms| kms_aead::Service::start(kms)),
         calls::count(about::TINK, |_, kms| tink::Service::start(kms)),
-    ]
+    ];
+    all.extend(optional_calls());
+    all
+}
+
+#[cfg(feature = "aws-esdk")]
+fn optional_calls() -> [Calls; 2] {
+    use keystrata_peers::aws_esdk::Service;
+    [calls::count(about::AWS_ESDK, Service::start), calls::count_tasks(about::AWS_ESDK_TASKS, Service::start)]
+}
+
+#[cfg(not(feature = "aws-esdk"))]
+fn optional_calls() -> [Calls; 0] {
+    []
 }
 
 fn measure_memory() -> Result<Vec<Memory>> {
-    let names = [about::SUITE_2, about::ASHERAH, about::ASHERAH_SAFER];
-    let measured = names.into_iter().zip(memory::NAMES);
-    measured.map(|(name, library)| Ok(Memory { name, bytes: memory::measure_apart(library)? })).collect()
+    let measure = |&(library, name)| Ok(Memory { name, bytes: memory::measure_apart(library)? });
+    memory::LIBRARIES.iter().map(measure).collect()
 }
 
 fn load() -> Result<f64> {

@@ -7,13 +7,19 @@ use keystrata_primitives::Suite;
 use serde::{Deserialize, Serialize};
 use stats_alloc::{Region, StatsAlloc};
 
-use crate::{Plain, Process, Tenant, asherah, keystrata, kms::Kms};
+use crate::{Plain, Process, Tenant, about, asherah, keystrata, kms::Kms};
 
 /// Tenants in memory.
 pub const TENANTS: usize = 10_000;
 
-/// The libraries that keep tenants' keys in memory.
-pub const NAMES: [&str; 3] = ["keystrata", "asherah", "asherah-no-schedules"];
+/// The libraries that keep tenants' keys in memory, each with its row of the tables.
+pub const LIBRARIES: &[(&str, &str)] = &[
+    ("keystrata", about::SUITE_2),
+    ("asherah", about::ASHERAH),
+    ("asherah-no-schedules", about::ASHERAH_SAFER),
+    #[cfg(feature = "aws-esdk")]
+    ("aws-esdk", about::AWS_ESDK),
+];
 
 /// What a tenant takes.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -24,7 +30,7 @@ pub struct Bytes {
     pub locked: usize,
 }
 
-/// Measures one of [`NAMES`] in this process, all of whose memory `allocator` counts.
+/// Measures one of [`LIBRARIES`] in this process, all of whose memory `allocator` counts.
 ///
 /// # Errors
 /// For another name, or if the kernel does not say what is locked.
@@ -39,7 +45,9 @@ pub fn measure(name: &str, allocator: &StatsAlloc<System>) -> Result<Bytes> {
         }
         "asherah" => grown(&asherah_service(asherah::Schedules::Cached, &kms), allocator)?,
         "asherah-no-schedules" => grown(&asherah_service(asherah::Schedules::NotCached, &kms), allocator)?,
-        _ => bail!("no library `{name}` here: choose of {NAMES:?}"),
+        #[cfg(feature = "aws-esdk")]
+        "aws-esdk" => grown(&crate::aws_esdk::Service::start(TENANTS + 1, &kms), allocator)?,
+        _ => bail!("no library `{name}` here: choose of {LIBRARIES:?}"),
     })
 }
 
@@ -49,11 +57,12 @@ fn asherah_service(schedules: asherah::Schedules, kms: &Kms) -> asherah::Service
 
 fn grown<P: Process>(process: &P, allocator: &StatsAlloc<System>) -> Result<Bytes> {
     let plain = Plain::of(b"x");
+    let seal_and_open = |tenant: P::Tenant| tenant.open(&mut tenant.seal(&plain));
     // What is taken once for all.
-    process.tenant(TENANTS).seal(&plain);
+    seal_and_open(process.tenant(TENANTS));
     let (region, locked) = (Region::new(allocator), locked_bytes()?);
     for number in 0..TENANTS {
-        process.tenant(number).seal(&plain);
+        seal_and_open(process.tenant(number));
     }
     let change = region.change();
     // What was reallocated is counted as allocated or given back.
@@ -68,7 +77,7 @@ fn locked_bytes() -> Result<usize> {
     Ok(kib * 1024)
 }
 
-/// Measures one of [`NAMES`] in a process of its own, which counts every allocation and so is no place to measure time.
+/// Measures one of [`LIBRARIES`] in a process of its own, which counts every allocation and so is no place to measure time.
 ///
 /// # Errors
 /// If that process cannot be started or fails.

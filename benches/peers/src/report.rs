@@ -140,11 +140,12 @@ impl Report {
                 let cell = self.row(calls.name).and_then(|row| row.sizes.iter().find(|cell| cell.bytes == at));
                 cell.map_or_else(String::new, |cell| grouped(cell.overhead))
             };
+            let late = || format!("none in {} s", calls::PATIENCE.as_secs());
             let text = format!(
                 "| {} | {} | {} | {all} | {locked} | {} | {} |",
                 calls.name,
-                calls.cold_callers,
-                grouped(calls.operations),
+                calls.cold_callers.map_or_else(late, grouped),
+                calls.operations.map_or_else(String::new, grouped),
                 stored(64),
                 stored(64 * 1024),
             );

@@ -44,7 +44,7 @@ pub(crate) fn run(chosen: &[String]) -> Result<()> {
     }
     if is_wanted(PEERS) {
         println!("## {PEERS}\n");
-        peers::run(false, None)?;
+        peers::run(false, None, &[])?;
     }
     Ok(())
 }

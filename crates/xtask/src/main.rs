@@ -54,6 +54,9 @@ enum Chore {
         /// How often each case is timed.
         #[arg(long, value_name = "N")]
         rounds: Option<u32>,
+        /// Leave this one out: it takes longer to compile than all others together.
+        #[arg(long, value_name = "PEER", value_parser = peers::OPTIONAL)]
+        without: Vec<String>,
     },
     /// Formatting, clippy and docs without a warning; every feature alone; benches and examples build.
     Lint,
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
         Chore::Test { .. } => test::run(),
         Chore::Fuzz { seconds, targets } => fuzz::run(Duration::from_secs(seconds), &targets),
         Chore::Benchmarks { names } => benchmarks::run(&names),
-        Chore::Peers { json, rounds } => peers::run(json, rounds),
+        Chore::Peers { json, rounds, without } => peers::run(json, rounds, &without),
         Chore::Lint => lint::run(),
         Chore::Check => check::run(),
     };
