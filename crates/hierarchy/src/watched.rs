@@ -92,7 +92,9 @@ mod tests {
                 true
             });
         }
-        waiters.map(|waiter| waiter.join().unwrap());
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
         assert_eq!(number.look(|number| *number), last);
     }
 }

@@ -144,7 +144,11 @@ mod tests {
     fn every_number_is_worked_on_once_and_the_first_error_ends_it() {
         for threads in [1, 3] {
             let mut taken = Vec::new();
-            in_parallel(threads, 100, Ok, |number| Ok(taken.push(number))).unwrap();
+            let take = |number| {
+                taken.push(number);
+                Ok(())
+            };
+            in_parallel(threads, 100, Ok, take).unwrap();
             taken.sort_unstable();
             assert!(taken.iter().copied().eq(0..100));
         }

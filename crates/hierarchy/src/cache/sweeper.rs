@@ -67,13 +67,13 @@ pub(super) fn run(shared: &Shared) {
     let agenda = &shared.agenda;
     while !shared.is_closed() {
         let now = shared.clock.now();
-        // Not a mere store: what was noted before is in the shards' `first_due` too, and is seen there from here on.
+        // A swap, not a store: what was put in before is seen from now on, also where no lock of it is taken.
         agenda.earliest.swap(u64::MAX, Ordering::SeqCst);
         if agenda.has_jumped(now) {
             agenda.offset.store(offset(now), Ordering::Relaxed);
             for index in 0..shared.shard_count() {
-                let mut shard = shared.shard_at(index);
-                shard.reorder(agenda.offset());
+                let mut locked = shared.shard_at(index);
+                locked.reorder(agenda.offset());
                 shared.first_due[index].store(0, Ordering::Relaxed);
             }
         }
@@ -113,8 +113,8 @@ pub(super) fn sweep(shared: &Shared, now: Moment) -> u64 {
         while is_due(&index) {
             let from = overwritten.len();
             {
-                let mut shard = shared.shard_at(index);
-                let next_here = shard.take_due(boot, from + BATCH, &mut overwritten);
+                let mut locked = shared.shard_at(index);
+                let next_here = locked.take_due(boot, from + BATCH, &mut overwritten);
                 shared.first_due[index].store(next_here.unwrap_or(u64::MAX), Ordering::Relaxed);
             }
             // Outside the lock: callers of other accounts do not wait for it.
