@@ -54,7 +54,7 @@ enum Chore {
         /// How often each case is timed.
         #[arg(long, value_name = "N")]
         rounds: Option<u32>,
-        /// Leave this one out: it takes longer to compile than all others together.
+        /// Leave this one out: it takes long to build.
         #[arg(long, value_name = "PEER", value_parser = peers::OPTIONAL)]
         without: Vec<String>,
     },

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::{step::cargo, workspace::Workspace};
 
-/// What can be left out, each a feature of that workspace: those that take long to compile.
+/// What can be left out, each a feature of that workspace: those that take long to build.
 pub(crate) const OPTIONAL: [&str; 1] = ["aws-esdk"];
 
 /// Builds all of them but those `without` which it is to be, optimised, and measures them in one run. What it prints is
