@@ -52,7 +52,10 @@ pub fn measure(name: &str, allocator: &StatsAlloc<System>) -> Result<Bytes> {
         "asherah-no-schedules" => grown(&asherah_service(asherah::Schedules::NotCached, &kms), TENANTS, allocator)?,
         #[cfg(feature = "aws-esdk")]
         "aws-esdk" => grown(&crate::aws_esdk::Service::start(FEWER_TENANTS + 1, &kms), FEWER_TENANTS, allocator)?,
-        _ => bail!("no library `{name}` here: choose of {LIBRARIES:?}"),
+        _ => {
+            let names: Vec<_> = LIBRARIES.iter().map(|(library, _)| *library).collect();
+            bail!("no library `{name}` here: choose of {}", names.join(", "))
+        }
     })
 }
 

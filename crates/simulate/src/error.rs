@@ -36,8 +36,8 @@ pub enum SimulateError {
     },
     /// A trace is Parquet, and this program was built to read CSV alone.
     #[error(
-        "{}: to read Parquet this program must be built with the cargo feature `parquet`; or turn the trace into CSV, as \
-         docs/planning.md tells",
+        "{}: to read Parquet this program must be built with the cargo feature `parquet`; or turn the trace into CSV with \
+         the columns time, account, op and process",
         file.display()
     )]
     NoParquet {

@@ -176,10 +176,14 @@ pub struct OverTime {
 /// # Errors
 /// [`SimulateError`], also if `progress` was stopped.
 pub fn forecast(scenario: &Scenario, progress: &Progress) -> Result<Forecast, SimulateError> {
+    forecast_in(scenario.traffic.processes as usize, scenario, progress)
+}
+
+/// In at most so many lanes where processes do not notice each other; what comes out does not depend on it.
+fn forecast_in(lanes: usize, scenario: &Scenario, progress: &Progress) -> Result<Forecast, SimulateError> {
     let fleet = Arc::new(Fleet::new(&scenario.traffic, scenario.seed)?);
     progress.expect(fleet.expected().saturating_mul(scenario.policies.len() as u64));
     let run = |task: &Task<'_>| run_lane(task, Stream::new(&fleet, task.processes), progress);
-    let lanes = scenario.traffic.processes as usize;
     let runner = Runner { scenario, run: &run, lanes, operations: fleet.expected(), progress };
     Ok(assembled(scenario, None, runner.policies()?))
 }
@@ -317,4 +321,23 @@ fn averages(values: &[u32], pieces: usize) -> Vec<f64> {
     };
     let average = |part: &[u32]| part.iter().map(|value| f64::from(*value)).sum::<f64>() / part.len().max(1) as f64;
     (0..pieces).map(|piece| average(bounds(piece))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{draft::Draft, prices::Prices};
+
+    #[test]
+    fn a_forecast_does_not_depend_on_how_processes_share_lanes() {
+        let settings = "processes = 5\naccounts = 60\nrate = 30.0\nduration = \"15m\"\nttl = [\"1m\"]\n\
+                        topology = [\"account\", \"group:10\", \"direct\"]\ndeploy = [\"5m/10s\"]\n\
+                        outage = [\"8m/1m/throttled\"]\nprovider = \"none\"\n";
+        let scenario = Scenario::new(&Draft::parse(settings).unwrap(), &Prices::built_in().unwrap()).unwrap();
+        let [one, two, five] = [1, 2, 5].map(|lanes| {
+            let forecast = forecast_in(lanes, &scenario, &Progress::default()).unwrap();
+            serde_json::to_string(&forecast).unwrap()
+        });
+        assert!(one == two && two == five, "not the same in one, two and five lanes");
+    }
 }

@@ -75,14 +75,15 @@ impl Quota {
     }
 }
 
-/// What the KMS was asked by one process, and what it answered.
+/// What the KMS was asked by some processes, and what it answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Calls {
     pub(crate) total: u64,
     pub(crate) throttled: u64,
     pub(crate) failed: u64,
     pub(crate) denied: u64,
-    /// By the second in which they came.
+    /// By the second in which they came. What comes after the last, as retries of what was asked before it, is in the total
+    /// alone.
     pub(crate) per_second: Vec<u32>,
 }
 
@@ -91,11 +92,12 @@ impl Calls {
         Self { per_second: vec![0; seconds], ..Self::default() }
     }
 
-    /// Counts one; those after the end count in the last second.
-    pub(crate) fn note(&mut self, now: u64) {
+    fn note(&mut self, now: u64) {
         self.total += 1;
-        let last = self.per_second.len().saturating_sub(1);
-        let second = usize::try_from(now / SECOND).unwrap_or(last).min(last);
+        let seconds = self.per_second.len();
+        let second = usize::try_from(now / SECOND).unwrap_or(usize::MAX);
+        // The end itself, at which a trace has its last request, belongs to the last second.
+        let second = if now.is_multiple_of(SECOND) && second == seconds { seconds.saturating_sub(1) } else { second };
         if let Some(count) = self.per_second.get_mut(second) {
             *count += 1;
         }
@@ -122,10 +124,12 @@ pub(crate) struct SimKms {
     outages: Vec<(u64, u64, OutageKind)>,
     /// None where no process could use it up.
     quota: Option<Mutex<Quota>>,
+    /// Of all processes together: a month has millions of seconds, and a fleet a thousand processes.
+    calls: Mutex<Calls>,
 }
 
 impl SimKms {
-    pub(crate) fn new(outside: &Outside, has_quota: bool, clock: SimClock, sleeps: Sleeps) -> Self {
+    pub(crate) fn new(outside: &Outside, has_quota: bool, seconds: usize, clock: SimClock, sleeps: Sleeps) -> Self {
         let outages = outside.outages.iter().map(|outage| {
             let at = outage.at.nanos();
             (at, at.saturating_add(outage.lasts.nanos()), outage.kind)
@@ -137,12 +141,23 @@ impl SimKms {
             latency: Latency::new(outside.latency, outside.latency_p99),
             outages: outages.collect(),
             quota: quota.map(|quota| Mutex::new(Quota::new(quota))),
+            calls: Mutex::new(Calls::new(seconds)),
         }
     }
 
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        // No code panics while it holds the lock.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was counted so far; from now on it counts anew.
+    pub(crate) fn take_calls(&self) -> Calls {
+        std::mem::take(&mut *self.calls())
+    }
+
     /// What it does with a call that comes now, and how long that takes.
-    pub(crate) fn answer(&self, calls: &mut Calls, random: &mut SmallRng) -> (Answer, u64) {
-        let now = self.clock.nanos();
+    pub(crate) fn answer(&self, random: &mut SmallRng) -> (Answer, u64) {
+        let (now, mut calls) = (self.clock.nanos(), self.calls());
         calls.note(now);
         let takes = self.latency.sample(random);
         match self.outages.iter().find(|(from, until, _)| (*from..*until).contains(&now)) {
@@ -183,40 +198,22 @@ pub(crate) enum Answer {
     Denied,
 }
 
-/// One process's way to the KMS. Clones count together: a restarted process is still the same.
+/// One process's way to the KMS. Clones share their chance: a restarted process is still the same.
 #[derive(Clone)]
 pub(crate) struct SimRoot {
     kms: Arc<SimKms>,
     id: RootKeyId,
-    side: Arc<Mutex<Side>>,
-}
-
-struct Side {
-    calls: Calls,
-    random: SmallRng,
+    random: Arc<Mutex<SmallRng>>,
 }
 
 impl SimRoot {
-    pub(crate) fn new(kms: Arc<SimKms>, id: RootKeyId, seconds: usize, seed: u64) -> Self {
-        let side = Side { calls: Calls::new(seconds), random: SmallRng::seed_from_u64(seed) };
-        Self { kms, id, side: Arc::new(Mutex::new(side)) }
-    }
-
-    fn side(&self) -> MutexGuard<'_, Side> {
-        // No code panics while it holds the lock.
-        self.side.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn calls(&self) -> Calls {
-        self.side().calls.clone()
+    pub(crate) fn new(kms: Arc<SimKms>, id: RootKeyId, seed: u64) -> Self {
+        Self { kms, id, random: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))) }
     }
 
     async fn call(&self) -> Result<(), RootKeyError> {
-        let (answer, takes) = {
-            let mut side = self.side();
-            let Side { calls, random } = &mut *side;
-            self.kms.answer(calls, random)
-        };
+        // No code panics while it holds the lock.
+        let (answer, takes) = self.kms.answer(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner));
         if takes > 0 {
             self.kms.sleeps.sleep(&self.kms.clock, takes).await;
         }

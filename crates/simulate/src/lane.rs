@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle, RuntimeMetrics};
 use crate::{
     error::SimulateError,
     keys::Keys,
-    kms::{Answer, Calls, SimKms},
+    kms::{Answer, SimKms},
     measured::{Measured, Refusal},
     process::{Ended, EndedWait, Process, Shared},
     progress::Progress,
@@ -65,7 +65,10 @@ struct Lane {
     timer: Timer,
     metrics: RuntimeMetrics,
     idle: Arc<Idle>,
+    kms: Arc<SimKms>,
     processes: Vec<Process>,
+    /// How many KEKs all of them had at each look.
+    keks: Vec<u32>,
     /// The place of each process.
     places: Vec<usize>,
     ended: Ended,
@@ -133,15 +136,14 @@ impl Lane {
         let shared = Shared {
             policy: task.policy,
             keys: Arc::clone(&task.keys),
-            kms: Arc::new(SimKms::new(outside, task.has_quota, clock.clone(), sleeps.clone())),
+            kms: Arc::new(SimKms::new(outside, task.has_quota, task.seconds(), clock.clone(), sleeps.clone())),
             timer: timer.clone(),
             runtime: runtime.clone(),
             store_latency: outside.store_latency.nanos(),
             seed: task.scenario.seed,
             ended: Ended::default(),
         };
-        let new =
-            |(place, number): (usize, &u32)| Process::new(task.scenario, &shared, (place, *number), task.seconds());
+        let new = |(place, number): (usize, &u32)| Process::new(task.scenario, &shared, (place, *number));
         let processes = task.processes.iter().enumerate().map(new).collect::<Result<Vec<_>, _>>()?;
         let mut places = vec![usize::MAX; task.scenario.traffic.processes as usize];
         for (place, number) in task.processes.iter().enumerate() {
@@ -154,7 +156,9 @@ impl Lane {
             timer,
             metrics: runtime.metrics(),
             idle,
+            kms: shared.kms,
             processes,
+            keks: Vec::new(),
             places,
             ended: shared.ended,
             ended_now: Vec::new(),
@@ -198,11 +202,8 @@ impl Lane {
         }
         progress.add(untold)?;
         let mut measured = Measured::new(0)?;
-        let mut parts = self.processes.into_iter().map(Process::end);
-        if let Some(first) = parts.next() {
-            measured = first;
-        }
-        parts.try_for_each(|part| measured.add(&part))?;
+        self.processes.into_iter().map(Process::end).try_for_each(|part| measured.add(&part))?;
+        (measured.calls, measured.keks) = (self.kms.take_calls(), self.keks);
         Ok(measured)
     }
 
@@ -223,9 +224,7 @@ impl Lane {
             self.processes[place].restart()?;
         }
         if at >= self.looks_at {
-            for process in &mut self.processes {
-                process.look(at);
-            }
+            self.keks.push(self.processes.iter_mut().map(|process| process.look(at)).sum());
             let next = self.looks_at + self.look;
             self.looks_at = if next > self.end { NEVER } else { next };
         }
@@ -275,7 +274,7 @@ pub(crate) fn run_direct(
     progress: &Progress,
 ) -> Result<Measured, SimulateError> {
     let clock = SimClock::default();
-    let kms = SimKms::new(&task.scenario.outside, task.has_quota, clock.clone(), Sleeps::default());
+    let kms = SimKms::new(&task.scenario.outside, task.has_quota, task.seconds(), clock.clone(), Sleeps::default());
     let mut measured = Measured::new(task.seconds())?;
     let random = |number: &u32| SmallRng::seed_from_u64(seed_of(task.scenario.seed, "kms", *number));
     let mut random: Vec<_> = task.processes.iter().map(random).collect();
@@ -283,12 +282,11 @@ pub(crate) fn run_direct(
     for (place, number) in task.processes.iter().enumerate() {
         places[*number as usize] = place;
     }
-    let mut calls = Calls::new(task.seconds());
     let mut untold = 0;
     for request in requests {
         clock.set(request.at);
         measured.operations += 1;
-        let (answer, takes) = kms.answer(&mut calls, &mut random[places[request.process as usize]]);
+        let (answer, takes) = kms.answer(&mut random[places[request.process as usize]]);
         measured.waited(takes);
         match answer {
             Answer::Done => {}
@@ -303,7 +301,7 @@ pub(crate) fn run_direct(
         }
     }
     progress.add(untold)?;
-    measured.calls = calls;
+    measured.calls = kms.take_calls();
     measured.lower_bound = measured.operations;
     Ok(measured)
 }

@@ -3,7 +3,7 @@
 use std::{
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -114,17 +114,13 @@ fn in_parallel<T>(
     let work_on = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count {
+            if number >= count || lock(&taken).1.is_err() {
                 return;
             }
             let done = work(number);
-            let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
-            let (take, outcome) = &mut *taken;
+            let (take, outcome) = &mut *lock(&taken);
             if outcome.is_ok() {
                 *outcome = done.and_then(take);
-            }
-            if outcome.is_err() {
-                return;
             }
         }
     };
@@ -134,6 +130,10 @@ fn in_parallel<T>(
         }
     });
     taken.into_inner().unwrap_or_else(PoisonError::into_inner).1
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ impl Trace {
     /// Without a column `process` the requests are spread over the `processes` of `traffic`, at random or, where its routing
     /// is sticky, by account.
     ///
-    /// CSV is read as a stream. Of Parquet, one page of each of the four columns is in memory.
+    /// CSV is read as a stream. Of Parquet, some pages and the dictionary of each of the four columns are in memory: as large
+    /// as its writer made them, so a file made to do harm can take all memory that there is.
     ///
     /// # Errors
     /// [`SimulateError`], with the line or row that is wrong; [`SimulateError::NoParquet`] without the cargo feature
@@ -113,14 +114,20 @@ struct Columns {
 impl Columns {
     /// Among columns of these names, whatever their case.
     fn of(names: &[&[u8]], has_processes: bool) -> Result<Self, String> {
-        let find = |name: &str| names.iter().position(|column| column.eq_ignore_ascii_case(name.as_bytes()));
+        let find = |name: &str| {
+            let mut found = (0..names.len()).filter(|at| names[*at].eq_ignore_ascii_case(name.as_bytes()));
+            match (found.next(), found.next()) {
+                (Some(_), Some(_)) => Err(format!("two columns `{name}`: expected one; rename or drop the other")),
+                (found, _) => Ok(found),
+            }
+        };
         let need = |name: &str| {
-            find(name).ok_or_else(|| {
+            find(name)?.ok_or_else(|| {
                 let there: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name)).collect();
                 format!("no column `{name}`: expected time, account, op and process, found `{}`", there.join(","))
             })
         };
-        let process = find("process");
+        let process = find("process")?;
         if process.is_none() && !has_processes {
             return Err(
                 "no column `process`: add one, or say with `processes` over how many to spread the requests".into()
@@ -183,6 +190,8 @@ mod tests {
         let header = "time,account,op,process\n";
         for (text, line, expected) in [
             ("time,account,process\n".to_owned(), "line 1", "no column `op`"),
+            ("time,account,op,process,Time\n".to_owned(), "line 1", "two columns `time`"),
+            (format!("{header}1,{},open,p\n", "a".repeat(1_025)), "line 2", "1025 bytes: expected at most 1024"),
             (format!("{header}1,a,open,p\n0.5,a,open,p\n"), "line 3", "before the one above"),
             (format!("{header}1,a,read,p\n"), "line 2", "expected seal or open"),
             (format!("{header}1,a,open\n"), "line 2", "3 columns: expected 4"),

@@ -211,10 +211,10 @@ fn a_trace_that_is_not_there_is_refused_by_name() {
     assert!(error.to_string().contains("no/such/trace.csv"), "{error}");
 }
 
-/// A day of 20 processes: 86 million operations. Prints the speed; run it built for release.
+/// An hour of 20 processes: 3.6 million operations. Prints the speed; run it built for release.
 #[test]
 #[ignore = "measures; takes minutes unless built for release"]
-fn speed_of_a_day_of_a_fleet() {
+fn speed_of_an_hour_of_a_fleet() {
     for settings in
         ["duration = \"1h\"", "duration = \"1h\"\nttl = [\"1h\"]", "duration = \"1h\"\ntopology = [\"group:20\"]"]
     {

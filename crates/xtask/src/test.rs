@@ -99,8 +99,15 @@ fn servers(postgres: &setup::Postgres) -> Result<()> {
     step::run(
         "tests with servers",
         // Load tests take minutes and mean little unoptimised: `--load` is for them.
-        cargo("test --locked --workspace --all-features --test servers -- --include-ignored --skip load::")
+        cargo("test --locked --workspace --all-features --test servers -- --include-ignored --skip load:: --skip replay::")
             .envs(postgres.environment()),
+    )?;
+    // By itself: it does things at their time.
+    step::run(
+        "a forecast against reality",
+        &mut cargo(
+            "test --locked --workspace --all-features --test servers -- --include-ignored --nocapture replay::real",
+        ),
     )
 }
 

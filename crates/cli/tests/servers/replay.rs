@@ -63,6 +63,7 @@ async fn real_processes_make_the_calls_that_were_forecast() {
     for (policy, key) in policies.into_iter().zip(keys) {
         fleets.push(Fleet::with_keys(folder.path(), &trace, policy, bao.root(key)).await);
     }
+    assert_eq!(forecasts.len(), fleets.len());
     let before = asked(&bao);
     let replayed = tokio::task::spawn_blocking(move || fleet::replay_all(&fleets)).await.unwrap();
     let after = asked(&bao);

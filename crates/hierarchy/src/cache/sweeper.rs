@@ -122,7 +122,8 @@ pub(super) fn sweep(shared: &Shared, now: Moment) -> u64 {
         }
         next = next.min(shared.first_due(index));
     }
-    next
+    // What was taken out otherwise has left its time in `first_due`; an empty cache is not to wake for that.
+    if shared.len() == 0 { u64::MAX } else { next }
 }
 
 /// Tells the clock, also when it is the clock that panicked.

@@ -167,6 +167,35 @@ fn what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() {
 }
 
 #[test]
+fn a_sweep_takes_out_all_that_is_due_of_one_account_however_much() {
+    let clock = ManualClock::new();
+    let (config, signals) = (ArenaConfig::default(), Arc::new(Signals::new()));
+    let cache = KekCache::new(Arc::new(clock.clone()), config, 5_000, signals, true);
+    let (account, derived) = (account(&cache), identity(1).derive(&SecretKey::from_slice(&[1; 32]).unwrap()));
+    for n in 0..1_200_u128 {
+        let identity = KekIdentity { id: KekId::from_bytes(n.to_be_bytes()), ..identity(1) };
+        let life = life(clock.now(), Duration::from_secs(1));
+        cache.install(&account, &identity, &derived, &life, cache.epoch(&account)).unwrap();
+    }
+    clock.advance(Duration::from_secs(1));
+    cache.sweep_by_hand();
+    assert_eq!((cache.len(), cache.memory().slots_used), (0, 0));
+}
+
+#[test]
+fn the_sweeper_of_a_cache_that_was_emptied_sleeps_until_something_is_put_in() {
+    let clock = ManualClock::new();
+    let (config, signals) = (ArenaConfig::default(), Arc::new(Signals::new()));
+    let cache = KekCache::new(Arc::new(clock.clone()), config, 10, signals, true);
+    install(&cache, 1, Duration::from_secs(60));
+    assert_ne!(sweeper::sweep(&cache.shared, clock.now()), u64::MAX);
+    cache.invalidate_all();
+    assert_eq!(sweeper::sweep(&cache.shared, clock.now()), u64::MAX);
+    install(&cache, 2, Duration::from_secs(1));
+    assert_ne!(sweeper::sweep(&cache.shared, clock.now()), u64::MAX);
+}
+
+#[test]
 fn a_sweep_finds_what_came_after_the_last_one_and_is_due_before_all_that_was_there() {
     let clock = ManualClock::new();
     let (config, signals) = (ArenaConfig::default(), Arc::new(Signals::new()));

@@ -20,6 +20,10 @@ use crate::{
 const MOST_ACCOUNTS: usize = 1_000_000;
 const MOST_PROCESSES: usize = 1_000;
 const LONGEST: u64 = 31 * 86_400 * SECOND;
+/// As long as an account may be in eight parts; so names take a gigabyte at most.
+const LONGEST_NAME: usize = 1_024;
+/// Of a value that is wrong, so much is shown.
+const SHOWN: usize = 64;
 
 /// Whose requests are whose, where the trace does not say it.
 pub(super) struct Spread {
@@ -96,7 +100,7 @@ impl Collected {
         let is_seal = match row.op {
             b"seal" => true,
             b"open" => false,
-            other => return Err(format!("op `{}`: expected seal or open", String::from_utf8_lossy(other))),
+            other => return Err(format!("op `{}`: expected seal or open", shown(other))),
         };
         let account = numbered(&mut self.accounts, row.account, "account", MOST_ACCOUNTS)?;
         let process = match row.process {
@@ -170,6 +174,9 @@ fn numbered(names: &mut HashMap<Box<[u8]>, u32>, name: &[u8], what: &str, most: 
     if let Some(number) = names.get(name) {
         return Ok(*number);
     }
+    if name.len() > LONGEST_NAME {
+        return Err(format!("{what} `{}…` has {} bytes: expected at most {LONGEST_NAME}", shown(name), name.len()));
+    }
     if names.len() == most {
         return Err(format!(
             "more than {most} different {what} names: expected at most that; take a part of the traffic"
@@ -178,6 +185,11 @@ fn numbered(names: &mut HashMap<Box<[u8]>, u32>, name: &[u8], what: &str, most: 
     let number = u32::try_from(names.len()).unwrap_or(u32::MAX);
     names.insert(name.into(), number);
     Ok(number)
+}
+
+/// The beginning of a value, on one line.
+fn shown(value: &[u8]) -> String {
+    String::from_utf8_lossy(&value[..value.len().min(SHOWN)]).escape_debug().collect()
 }
 
 impl Time<'_> {
@@ -195,7 +207,7 @@ impl Time<'_> {
 impl fmt::Display for Time<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => f.write_str(&String::from_utf8_lossy(text)),
+            Self::Text(text) => f.write_str(&shown(text)),
             Self::Seconds(seconds) => seconds.fmt(f),
             Self::Nanos(nanos) => {
                 let second = i128::from(SECOND);

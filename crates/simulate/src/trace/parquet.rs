@@ -70,6 +70,11 @@ fn read_groups(input: File, path: &Path, has_processes: bool, collected: &mut Co
         let group = reader.get_row_group(number).map_err(|error| file(unreadable(&error)))?;
         read_group(&*group, &kinds, path, collected, &mut row)?;
     }
+    // A part of the traffic would make a forecast too, and nobody would notice.
+    let said = reader.metadata().file_metadata().num_rows();
+    if u64::try_from(said) != Ok(row) {
+        return Err(file(format!("it has {row} rows and says {said}: it is damaged")));
+    }
     Ok(())
 }
 
@@ -89,6 +94,10 @@ fn read_group(
         if !CODECS.contains(&codec) {
             return Err(file(format!("compressed with {codec:?}: expected none, SNAPPY, GZIP, ZSTD or LZ4")));
         }
+        let (values, rows) = (group.metadata().column(at).num_values(), group.metadata().num_rows());
+        if values != rows {
+            return Err(file(format!("a part of it has {rows} rows and {values} values in a column: it is damaged")));
+        }
         let reader = group.get_column_reader(at).map_err(|error| file(unreadable(&error)))?;
         Ok(Column::new(reader, kind))
     };
@@ -96,7 +105,8 @@ fn read_group(
     let mut account = open(columns.account, kinds.account)?;
     let mut op = open(columns.op, kinds.op)?;
     let mut process = columns.process.zip(kinds.process).map(|(at, kind)| open(at, kind)).transpose()?;
-    let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
+    let rows = group.metadata().num_rows();
+    let mut left = usize::try_from(rows).map_err(|_| file(format!("a part of it has {rows} rows: it is damaged")))?;
     while left > 0 {
         let size = left.min(BATCH);
         let before = *row;

@@ -25,8 +25,8 @@ const PART: &str = "KEYSTRATA_TEST_PART";
 const MARK: &str = "~ ";
 /// What is sealed on the way.
 const NEW: &[u8] = b"new";
-/// For a renewal that the last request brought about.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+/// For renewals that the last requests brought about.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the fleet keeps keys; for the rest, as the engine and the simulation do by default.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -149,7 +149,11 @@ impl Fleet {
         while let Some(done) = waiting.join_next().await {
             done.unwrap();
         }
-        tokio::time::sleep(UNDER_WAY).await;
+        let patience = Instant::now() + PATIENCE;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        while root.stats().budget.admitted > root.kms_calls() && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         late.sort_unstable();
         Replayed {
             unwraps: root.stats().calls.of(Operation::Unwrap, Outcome::Done),
