@@ -2,7 +2,7 @@
 //! deployed.
 //!
 //! A simulation runs the engine itself, [`keystrata_hierarchy`] behind the budget, the retries and the breaker of
-//! [`keystrata_kms`], in virtual time: a day of a fleet takes a minute or so. Only three things are stood in for: the KMS, which
+//! [`keystrata_kms`], in virtual time: a day of a fleet takes a minute. Only three things are stood in for: the KMS, which
 //! answers after a random time, throttles above its quota and fails when it is told to; the store, which answers after a fixed
 //! time; and the ciphers, as an operation that has found its KEK costs the same under every policy. Each process of the fleet
 //! is an engine of its own.
