@@ -201,7 +201,7 @@ impl Lane {
             }
         }
         progress.add(untold)?;
-        let mut measured = Measured::new(0)?;
+        let mut measured = Measured::new()?;
         self.processes.into_iter().map(Process::end).try_for_each(|part| measured.add(&part))?;
         (measured.calls, measured.keks) = (self.kms.take_calls(), self.keks);
         Ok(measured)
@@ -275,7 +275,7 @@ pub(crate) fn run_direct(
 ) -> Result<Measured, SimulateError> {
     let clock = SimClock::default();
     let kms = SimKms::new(&task.scenario.outside, task.has_quota, task.seconds(), clock.clone(), Sleeps::default());
-    let mut measured = Measured::new(task.seconds())?;
+    let mut measured = Measured::new()?;
     let random = |number: &u32| SmallRng::seed_from_u64(seed_of(task.scenario.seed, "kms", *number));
     let mut random: Vec<_> = task.processes.iter().map(random).collect();
     let mut places = vec![0; task.scenario.traffic.processes as usize];

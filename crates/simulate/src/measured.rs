@@ -55,7 +55,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    pub(crate) fn new(seconds: usize) -> Result<Self, SimulateError> {
+    pub(crate) fn new() -> Result<Self, SimulateError> {
         // From a microsecond to two hours, to three digits.
         let waits = Histogram::new_with_bounds(1_000, 7_200_000_000_000, 3)
             .map_err(|error| SimulateError::Engine(error.to_string()))?;
@@ -64,7 +64,7 @@ impl Measured {
             hits: 0,
             waits,
             refused: [0; Refusal::ALL.len()],
-            calls: Calls::new(seconds),
+            calls: Calls::default(),
             lower_bound: 0,
             keks: Vec::new(),
             oldest_use: 0,

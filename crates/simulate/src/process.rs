@@ -102,7 +102,7 @@ impl Process {
             windows: vec![0; shared.policy.tops(accounts) as usize],
             ttl: shared.policy.ttl.nanos(),
             forgets_at: 0,
-            measured: Measured::new(0)?,
+            measured: Measured::new()?,
         })
     }
 

@@ -80,7 +80,7 @@ impl Runner<'_> {
             let processes: Vec<u32> = (0..processes).skip(lane).step_by(lanes).collect();
             (self.run)(&Task { scenario, policy, keys: Arc::clone(&keys), processes: &processes, has_quota: false })
         };
-        let mut sum = Measured::new(0)?;
+        let mut sum = Measured::new()?;
         // Added at once: what was measured of a thousand processes is never in memory together.
         in_parallel(threads(), lanes, lane, |part| sum.add(&part))?;
         Ok(sum)

@@ -89,12 +89,13 @@ fn read_group(
     let file = |message: String| SimulateError::File { file: path.to_owned(), message };
     let wrong = |row: u64, message: String| SimulateError::Row { file: path.to_owned(), row, message };
     let columns = &kinds.columns;
+    let rows = group.metadata().num_rows();
     let open = |at: usize, kind: Kind| {
         let codec = group.metadata().column(at).compression_codec();
         if !CODECS.contains(&codec) {
             return Err(file(format!("compressed with {codec:?}: expected none, SNAPPY, GZIP, ZSTD or LZ4")));
         }
-        let (values, rows) = (group.metadata().column(at).num_values(), group.metadata().num_rows());
+        let values = group.metadata().column(at).num_values();
         if values != rows {
             return Err(file(format!("a part of it has {rows} rows and {values} values in a column: it is damaged")));
         }
@@ -105,7 +106,6 @@ fn read_group(
     let mut account = open(columns.account, kinds.account)?;
     let mut op = open(columns.op, kinds.op)?;
     let mut process = columns.process.zip(kinds.process).map(|(at, kind)| open(at, kind)).transpose()?;
-    let rows = group.metadata().num_rows();
     let mut left = usize::try_from(rows).map_err(|_| file(format!("a part of it has {rows} rows: it is damaged")))?;
     while left > 0 {
         let size = left.min(BATCH);
